@@ -1,0 +1,38 @@
+"""Known, harmless chatter of the libraries underneath, switched off by name.
+
+Only messages that say nothing about the user's run are listed here, each with its source. Everything else stays
+visible. Call `hush()` before the first import of torch or transformers.
+"""
+
+import logging
+import os
+import warnings
+
+# Loggers whose INFO/WARNING lines concern the build of a library, not this run.
+LOGGERS = (
+    "torchao",  # "Failed to load _C_*.so": CUDA kernels of a package built for several machines
+    "torch.utils._pytree",  # deprecations inside torchao 0.18's own import
+    "torch.onnx",  # progress lines of the exporter; our own bar stands in their place
+    "onnxscript",
+    "torch.distributed.elastic",  # "Redirects are currently not supported" on Windows and macOS
+    "httpx",
+)
+
+
+def hush() -> None:
+    """Quiet the listed loggers and telemetry, and make hub look-ups quick to fail when there is no network."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # torch's exporter copies a tree spec through a deprecated class of its own.
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+
+
+def hush_transformers() -> None:
+    """Same for transformers, whose logger can be reached only after its import."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
