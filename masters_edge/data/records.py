@@ -1,45 +1,76 @@
-"""The one record every reader yields: an image, a question about it, and the answer where somebody knows it."""
+"""The one record every reader yields: an image, a question about it, and the answer where somebody knows it.
+
+An image is carried as a light reference (a file, or a place in a data set) and decoded only by `open_image`.
+"""
 
 import io
+import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from masters_edge.errors import UserError
+
+# What Pillow's decoders raise on damaged files, beyond its own UnidentifiedImageError.
+BROKEN = (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, struct.error)
+
+
+@runtime_checkable
+class EmbeddedImage(Protocol):
+    """An image whose encoded bytes stand inside a data set (Parquet, Arrow, base64 in JSON) and are fetched on demand.
+
+    `str()` of it says where it stands, as an error message needs it.
+    """
+
+    @property
+    def size(self) -> int:
+        """Encoded bytes."""
+
+    def read_bytes(self) -> bytes:
+        """The encoded bytes (PNG, JPEG, ...)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """One question about one image.
 
-    `id` is unique within its data set and stable from run to run. `image` is a file or the encoded bytes (PNG, JPEG)
-    of one. `image_id` is equal for questions about the same image. `answer` is None where no label is known.
+    `id` is unique within its data set and stable from run to run. `image` is a file, the encoded bytes (PNG, JPEG)
+    of one, or a reference into a data set. `image_id` is equal for questions about the same image. `answer` is None
+    where no label is known. `answers` holds every accepted answer where the data set gives several (VQAv2, ChartQA,
+    DocVQA: `answer` is then the most frequent of them); otherwise it is empty.
     """
 
     id: str
     text: str
-    image: Path | bytes
+    image: Path | bytes | EmbeddedImage
     image_id: str
     answer: str | None = None
+    answers: tuple[str, ...] = ()
 
     def without_answer(self) -> "Question":
-        return replace(self, answer=None)
+        return replace(self, answer=None, answers=())
 
 
 def open_image(question: Question) -> Image.Image:
-    """The question's image as RGB, or a UserError that names the question and the file."""
+    """The question's image as RGB, turned upright as its EXIF data say, or a UserError naming question and file."""
     source = question.image
-    where = f"{source}" if isinstance(source, Path) else "the data set"
+    where = "the data set" if isinstance(source, bytes) else f"{source}"
     try:
-        with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
-            return image.convert("RGB")
+        if isinstance(source, Path):
+            opened = Image.open(source)
+        else:
+            opened = Image.open(io.BytesIO(source if isinstance(source, bytes) else source.read_bytes()))
+        with opened as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
     except FileNotFoundError:
         raise UserError(
-            f"question {question.id}: there is no image file {source}; mend the path or leave the question out"
+            f"question {question.id}: there is no image file {where}; mend the path or leave the question out"
         ) from None
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+    except (*BROKEN, Image.DecompressionBombError) as error:
+        reason = "it is no image, or its beginning is damaged" if isinstance(error, UnidentifiedImageError) else error
         raise UserError(
-            f"question {question.id}: the image in {where} can't be read ({error}); "
+            f"question {question.id}: the image in {where} can't be read ({reason}); "
             "replace it with a whole PNG or JPEG, or leave the question out"
         ) from None

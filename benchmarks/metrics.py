@@ -1,0 +1,160 @@
+"""Rules that score one answer against its label, from 0 to 1; the rewards (METHOD 5, R_acc by rule) use the same ones.
+
+In: the metric's name, the response, the label. Out: a float in [0, 1]. A new rule is one decorated function.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Callable
+
+from masters_edge.errors import UserError
+
+Rule = Callable[[str, str], float]
+_RULES: dict[str, Rule] = {}
+
+
+def metric(name: str) -> Callable[[Rule], Rule]:
+    """Register a rule `(response, answer) -> float in [0, 1]` under `name`."""
+
+    def add(rule: Rule) -> Rule:
+        _RULES[name] = rule
+        return rule
+
+    return add
+
+
+def names() -> list[str]:
+    return sorted(_RULES)
+
+
+def get(name: str) -> Rule:
+    """The rule of that name, or a UserError with the nearest one."""
+    if name in _RULES:
+        return _RULES[name]
+    near = difflib.get_close_matches(name, _RULES, n=1)
+    hint = f"did you mean {near[0]!r}" if near else f"use one of: {', '.join(names())}"
+    raise UserError(f"there is no metric {name!r}; {hint}")
+
+
+def score(metric: str, response: str, answer: str) -> float:
+    """How well `response` matches `answer` by the rule `metric`, in [0, 1]."""
+    return get(metric)(response, answer)
+
+
+def _plain(text: str) -> str:
+    """Case-folded, inner whitespace as single spaces, without surrounding whitespace and one final full stop."""
+    return " ".join(text.split()).casefold().removesuffix(".").rstrip()
+
+
+@metric("exact_match")
+def exact_match(response: str, answer: str) -> float:
+    """1 where the strings are equal; case, surrounding or repeated whitespace and one final full stop don't count.
+
+    Source: the usual rule for closed answer sets (easy-VQA scores a class of 13); the tolerances are ours.
+    """
+    return float(_plain(response) == _plain(answer))
+
+
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+
+
+def _number(text: str) -> float | None:
+    """The number that `text` is as a whole ("12", "1,200", "12.5%"), per cent divided by 100; else None."""
+    text = _plain(text).replace(",", "")
+    per_cent = text.endswith("%")
+    text = text.removesuffix("%").strip()
+    if not _NUMBER.fullmatch(text):
+        return None
+    value = float(text) / (100 if per_cent else 1)
+    return value if math.isfinite(value) else None
+
+
+@metric("relaxed_accuracy")
+def relaxed_accuracy(response: str, answer: str) -> float:
+    """1 where a number lies within 5% of the label, or where a text equals it (`exact_match`).
+
+    Source: ChartQA (Masry et al. 2022, section 5.1; the rule goes back to PlotQA's numbers). As in the evaluation that
+    Pix2Struct and lmms-eval use, a label of 0 has no 5% and is compared as text. Ours: thousands separators are
+    ignored.
+    """
+    said, label = _number(response), _number(answer)
+    if said is not None and label:
+        return float(abs(said - label) <= 0.05 * abs(label) * (1 + 1e-12))
+    if said is not None and label is not None:
+        return float(said == label)
+    return exact_match(response, answer)
+
+
+def _edit_distance(a: str, b: str) -> int:
+    """Levenshtein distance in characters."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, start=1):
+        before, row[0] = row[0], i
+        for j, y in enumerate(b, start=1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (x != y))
+    return row[-1]
+
+
+@metric("anls")
+def anls(response: str, answer: str) -> float:
+    """Normalized Levenshtein similarity, 0 where it is below 0.5.
+
+    Source: Scene Text VQA (Biten et al. 2019, eq. 1, threshold 0.5), used by DocVQA and InfographicVQA. Case and
+    whitespace are ignored as in their evaluation. One label at a time: where a data set accepts several, score each
+    and take the largest.
+    """
+    said, label = (" ".join(text.split()).casefold() for text in (response, answer))
+    longest = max(len(said), len(label))
+    if longest == 0:
+        return 1.0
+    similarity = 1 - _edit_distance(said, label) / longest
+    return similarity if similarity >= 0.5 else 0.0
+
+
+# From the surest reading to the loosest; each finds one letter.
+_STATED = re.compile(r"\b(?:answer|option|choice)\b(?:\s+is)?\s*:?\s*\(?([A-Z])\b\)?(?!')", re.IGNORECASE)
+_LEADING = re.compile(r"\(?([A-Za-z])(?:[).:,]|\s*$)")
+_BRACKETED = re.compile(r"\(([A-Z])\)")
+_ALONE = re.compile(r"\b([B-HJ-Z])\b(?!')")  # not A and I, which are words too
+
+
+def choice(text: str) -> str | None:
+    """The option letter a response settles on ("B", "(b)", "B. a cat", "The answer is B."), or None."""
+    text = text.strip()
+    if leading := _LEADING.match(text):
+        return leading[1].upper()
+    for pattern in (_STATED, _BRACKETED, _ALONE):
+        found = {letter.upper() for letter in pattern.findall(text)}
+        if found:
+            return found.pop() if len(found) == 1 else None
+    return None
+
+
+@metric("multiple_choice")
+def multiple_choice(response: str, answer: str) -> float:
+    """1 where the response settles on the label's option letter; two different letters settle on none.
+
+    Source: the option letters of MMBench and MMMU; like MMMU's `parse_multi_choice_response` it reads "B", "(B)",
+    "B." and "the answer is B" out of longer text, but it never guesses: MMMU draws a random letter where it finds
+    none, here that is 0. A label that is no letter is compared by `exact_match`.
+    """
+    label = _LEADING.match(answer.strip())
+    if label is None:
+        return exact_match(response, answer)
+    return float(choice(response) == label[1].upper())
+
+
+def wilson_interval(right: float, asked: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """The 95% interval of a share, as two fractions in [0, 1] (Wilson 1927).
+
+    Exact in spirit for counts; with partial credit (`anls`), where `right` is a sum of scores, it is wider than need
+    be, never narrower, since scores inside [0, 1] vary less than a coin of the same mean.
+    """
+    if asked <= 0 or not 0 <= right <= asked:
+        raise ValueError(f"right must lie between 0 and asked, and asked be positive; got {right} of {asked}")
+    share = right / asked
+    middle = share + z * z / (2 * asked)
+    reach = z * math.sqrt(share * (1 - share) / asked + z * z / (4 * asked * asked))
+    scale = 1 + z * z / asked
+    return max(0.0, min(share, (middle - reach) / scale)), min(1.0, max(share, (middle + reach) / scale))

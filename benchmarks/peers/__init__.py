@@ -1,0 +1,66 @@
+"""What can be measured: our own bundles, and what a user would otherwise run. One module per kind of subject.
+
+A module has `fingerprint(path) -> str` (which files these are), `open_subject(path, threads) -> Answerer`, and
+`COLD_STARTS`, in how many fresh processes its start is measured. A new peer is one file and one line in `KINDS`.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from types import ModuleType
+from typing import Protocol
+
+from PIL import Image
+
+from masters_edge.errors import UserError
+
+# kind -> module
+KINDS = {
+    "bundle": "masters_edge.benchmarks.peers.bundle",
+    "checkpoint": "masters_edge.benchmarks.peers.pytorch",
+}
+
+
+class Answer(Protocol):
+    """One answer and its stages; None where a stage can't be observed."""
+
+    text: str
+    preprocess_ms: float | None
+    vision_ms: float | None
+    prefill_ms: float | None
+    ttft_ms: float | None
+    decode_tokens_per_s: float | None
+    total_ms: float | None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a loaded subject says of itself."""
+
+    target: str
+    runtime: str
+    scheme: str
+    size_bytes: int
+    parameters: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+class Answerer(Protocol):
+    """A loaded subject. `batch_size` above 1: questions beyond the latency sample go through `answer_many`."""
+
+    facts: Facts
+    batch_size: int
+
+    def answer(self, image: Image.Image, question: str) -> Answer: ...
+
+    def answer_many(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]: ...
+
+
+def module_of(kind: str) -> ModuleType:
+    """The module that knows this kind of subject, or a UserError with the nearest one."""
+    if kind not in KINDS:
+        near = difflib.get_close_matches(kind, KINDS, n=1)
+        hint = f"did you mean {near[0]!r}" if near else f"use one of: {', '.join(sorted(KINDS))}"
+        raise UserError(f"there is no kind of subject {kind!r}; {hint}")
+    return import_module(KINDS[kind])

@@ -1,0 +1,173 @@
+"""The side-by-side peer: the checkpoint answered by transformers' own `generate`, as a user would otherwise run it.
+
+Greedy, one question at a time for latency, in batches for accuracy over the whole suite. This is the one module here
+that touches torch, inside its functions.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from masters_edge.benchmarks import machine
+from masters_edge.benchmarks.peers import Facts
+
+COLD_STARTS = 1  # importing torch and transformers takes many seconds
+PACKAGES = ("masters-edge", "torch", "transformers", "tokenizers", "numpy", "pillow")
+MAX_NEW_TOKENS = 128  # where the checkpoint's generation settings name no length; as in our runtime
+_NEEDED = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.txt", "*.model")
+_NOT_NEEDED = ("optimizer.bin", "trainer_state.json", "training_args.bin")
+
+
+def fingerprint(path: str) -> str:
+    """sha256 of a folder's weights, config and tokenizer; a hub id's name and commit."""
+    from masters_edge import families
+
+    return families.fingerprint(path)
+
+
+@dataclass(frozen=True)
+class TimedAnswer:
+    """One answer and its stages; `vision_ms` is None where the model has no `get_image_features`."""
+
+    text: str
+    preprocess_ms: float
+    vision_ms: float | None
+    prefill_ms: float | None
+    ttft_ms: float | None
+    decode_tokens_per_s: float | None
+    total_ms: float
+
+
+class _Clock:
+    """A transformers streamer that keeps no tokens, only when each arrived (seconds)."""
+
+    def __init__(self) -> None:
+        self.arrivals: list[float] = []
+        self.prompt_seen = False
+
+    def put(self, value: Any) -> None:
+        if self.prompt_seen:
+            self.arrivals.append(time.perf_counter())
+        self.prompt_seen = True
+
+    def end(self) -> None:
+        pass
+
+
+class PyTorchAnswerer:
+    """A checkpoint in PyTorch, float32 on the CPU unless it was saved otherwise."""
+
+    def __init__(self, path: str, threads: int) -> None:
+        import torch
+
+        from masters_edge import families
+
+        torch.set_num_threads(threads)
+        self.path = path
+        self.model = families.load_model(path)
+        self.processor = families.load_processor(path)
+        self.processor.tokenizer.padding_side = "left"
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        self.batch_size = 64 if parameters < 50_000_000 else 8
+        self.facts = Facts(
+            target="checkpoint",
+            runtime="pytorch",
+            scheme=str(next(self.model.parameters()).dtype).removeprefix("torch."),
+            size_bytes=_size(path) or sum(p.numel() * p.element_size() for p in self.model.parameters()),
+            parameters=parameters,
+            versions=machine.versions(*PACKAGES),
+        )
+        self._vision_s: list[float] = []
+        self._watch_vision()
+
+    def answer(self, image: Image.Image, question: str) -> TimedAnswer:
+        clock = _Clock()
+        self._vision_s.clear()
+        start = time.perf_counter()
+        inputs = self._inputs([image], [question])
+        prepared = time.perf_counter()
+        ids = self._generate(inputs, streamer=clock)
+        text = self._texts(ids)[0]
+        end = time.perf_counter()
+        vision_ms = 1000 * sum(self._vision_s) if self._vision_s else None
+        ttft_ms = decode = prefill_ms = None
+        if clock.arrivals:
+            first, last = clock.arrivals[0], clock.arrivals[-1]
+            ttft_ms = 1000 * (first - start)
+            prefill_ms = 1000 * (first - prepared) - (vision_ms or 0)
+            decode = (len(clock.arrivals) - 1) / (last - first) if last > first else None
+        return TimedAnswer(
+            text=text,
+            preprocess_ms=1000 * (prepared - start),
+            vision_ms=vision_ms,
+            prefill_ms=prefill_ms,
+            ttft_ms=ttft_ms,
+            decode_tokens_per_s=decode,
+            total_ms=1000 * (end - start),
+        )
+
+    def answer_many(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
+        return self._texts(self._generate(self._inputs(images, questions)))
+
+    def _inputs(self, images: Sequence[Image.Image], questions: Sequence[str]) -> Any:
+        prompts = [self._prompt(question) for question in questions]
+        return self.processor(text=prompts, images=[[image] for image in images], padding=True, return_tensors="pt")
+
+    def _prompt(self, question: str) -> str:
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+
+    def _generate(self, inputs: Any, **options: Any) -> Any:
+        """New token ids, `[questions, new_tokens]`."""
+        import torch
+
+        limit = self.model.generation_config.max_new_tokens or MAX_NEW_TOKENS
+        with torch.inference_mode():
+            ids = self.model.generate(
+                **inputs,
+                max_new_tokens=limit,
+                do_sample=False,
+                num_beams=1,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                **options,
+            )
+        return ids[:, inputs["input_ids"].shape[1] :]
+
+    def _texts(self, ids: Any) -> list[str]:
+        return [text.strip() for text in self.processor.batch_decode(ids, skip_special_tokens=True)]
+
+    def _watch_vision(self) -> None:
+        """Time the model's image features where it computes them, inside `generate`."""
+        inner = getattr(self.model, "model", self.model)
+        compute = getattr(inner, "get_image_features", None)
+        if compute is None:
+            return
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            features = compute(*args, **kwargs)
+            self._vision_s.append(time.perf_counter() - start)
+            return features
+
+        inner.get_image_features = timed
+
+
+def open_subject(path: str, threads: int) -> PyTorchAnswerer:
+    return PyTorchAnswerer(path, threads)
+
+
+def _size(path: str) -> int:
+    """Bytes of the files that running the checkpoint needs; 0 for a hub id."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return 0
+    files = {file for pattern in _NEEDED for file in folder.glob(pattern) if file.name not in _NOT_NEEDED}
+    if any(file.suffix == ".safetensors" for file in files):
+        files = {file for file in files if file.suffix != ".bin"}
+    return sum(file.stat().st_size for file in files)

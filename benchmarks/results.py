@@ -1,0 +1,196 @@
+"""The schema of results.json: what was measured, of which files, how, and on which machine.
+
+One `Measurement` is one subject (a bundle or a checkpoint) on one suite on one device. Units stand in the names;
+accuracy is in per cent. Files of another schema version are refused in one sentence.
+"""
+
+import contextlib
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from masters_edge.errors import UserError
+
+SCHEMA_VERSION = 1
+
+Role = Literal["teacher", "student before", "student after", "exported"]
+ROLES: tuple[str, ...] = get_args(Role)
+STAGES = ("preprocess_ms", "vision_ms", "prefill_ms", "ttft_ms", "decode_tokens_per_s", "total_ms")
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Stage(_Record):
+    """How long one stage takes over `n` answers; `spread` is the interquartile range. Unit as in the stage's name."""
+
+    median: float = Field(ge=0)
+    p90: float = Field(ge=0)
+    spread: float = Field(ge=0)
+    n: int = Field(ge=1)
+
+
+class Latency(_Record):
+    """Stages of one answer, one question at a time, after warm-up; None where the runtime can't tell.
+
+    `ttft_ms` is the time to the first token: preprocessing + vision + prefill. `total_ms` is the whole answer.
+    `cold_start_ms` runs from the start of a fresh process to the end of its first answer.
+    """
+
+    preprocess_ms: Stage | None = None
+    vision_ms: Stage | None = None
+    prefill_ms: Stage | None = None
+    ttft_ms: Stage | None = None
+    decode_tokens_per_s: Stage | None = None
+    total_ms: Stage | None = None
+    cold_start_ms: Stage | None = None
+
+
+class Accuracy(_Record):
+    """`right` of `asked` by the suite's metric (a sum of scores), in per cent with a 95% Wilson interval."""
+
+    asked: int = Field(ge=1)
+    right: float = Field(ge=0)
+    per_cent: float = Field(ge=0, le=100)
+    low: float = Field(ge=0, le=100)
+    high: float = Field(ge=0, le=100)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Accuracy":
+        if abs(self.per_cent - 100 * self.right / self.asked) > 0.01:
+            raise ValueError(f"{self.right} right of {self.asked} is not {self.per_cent}%")
+        if not self.low - 1e-6 <= self.per_cent <= self.high + 1e-6:
+            raise ValueError("the interval doesn't hold the accuracy")
+        return self
+
+
+class SuiteInfo(_Record):
+    """Which questions were asked: `sha256` covers ids, texts, labels, metric and images."""
+
+    name: str
+    metric: str
+    sha256: str
+
+
+class Device(_Record):
+    """The machine a figure was measured on, read from that machine by the measuring process itself."""
+
+    kind: str = "local"
+    name: str
+    model: str | None = None
+    cpu: str
+    cores: int = Field(ge=1)
+    logical_cores: int = Field(ge=1)
+    ram_mib: int = Field(ge=1)
+    os: str
+    architecture: str
+    python: str
+
+
+class Training(_Record):
+    """What it took to train the subject, where the caller knows."""
+
+    steps: int | None = Field(default=None, ge=0)
+    seconds: float | None = Field(default=None, ge=0)
+
+
+class Measurement(_Record):
+    """One subject, measured once."""
+
+    name: str
+    role: Role
+    kind: str
+    path: str
+    sha256: str
+    target: str
+    runtime: str
+    scheme: str
+    parameters: int | None = Field(default=None, ge=0)
+    size_bytes: int = Field(ge=0)
+    device: Device
+    threads: int = Field(ge=1)
+    versions: dict[str, str]
+    suite: SuiteInfo
+    accuracy: Accuracy
+    batched: bool = Field(description="whether the answers beyond the latency sample were computed in batches")
+    latency: Latency
+    latency_questions: int = Field(ge=1)
+    peak_rss_mib: float = Field(ge=0)
+    training: Training = Training()
+    started: datetime
+    ended: datetime
+
+
+class Results(_Record):
+    """The whole of results.json."""
+
+    schema_version: int = SCHEMA_VERSION
+    measurements: tuple[Measurement, ...] = ()
+
+    def with_measurement(self, new: Measurement) -> "Results":
+        """`new` in the place of an older one with its name, suite and device, else at the end."""
+        kept = list(self.measurements)
+        for place, old in enumerate(kept):
+            if _slot(old) == _slot(new):
+                kept[place] = new
+                break
+        else:
+            kept.append(new)
+        return self.model_copy(update={"measurements": tuple(kept)})
+
+
+def _slot(measurement: Measurement) -> tuple[str, str, str, str]:
+    device = measurement.device
+    return measurement.name, measurement.suite.name, device.kind, device.name
+
+
+def read(path: Path) -> Results:
+    """results.json, validated; a UserError in one sentence where it is missing, damaged or of another version."""
+    path = Path(path)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"there is no results file {path}; make one with: masters-edge bench") from None
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror or error})") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged, it is no JSON ({error}); measure again with: masters-edge bench") from None
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise UserError(f"{path} is no results file of masters-edge: it has no schema_version")
+    if version != SCHEMA_VERSION:
+        advice = "update masters-edge to read it" if version > SCHEMA_VERSION else "measure again"
+        raise UserError(f"{path} has results schema {version}, this masters-edge reads {SCHEMA_VERSION}; {advice}")
+    try:
+        return Results.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UserError(f"{path} is damaged at {where}: {first['msg']}; measure again") from None
+
+
+def write(path: Path, results: Results) -> None:
+    """Write results.json whole or not at all (a new file, then a rename)."""
+    write_atomically(Path(path), (results.model_dump_json(indent=1) + "\n").encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """`content` as `path`, through a temporary file beside it; a full disk or a forbidden folder is a UserError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path} can't be written ({error.strerror or error}); the old one is untouched") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,84 @@
+"""What is asked: a suite is a named list of questions with labels and the metric that scores the answers.
+
+Built-in suites are found by name, one file each; `from_questions` makes one of a user's own data.
+"""
+
+import difflib
+import hashlib
+import json
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+
+from masters_edge.benchmarks import metrics
+from masters_edge.data.records import Question
+from masters_edge.errors import UserError
+
+# name -> module below this folder, which has `load() -> Suite`
+_BUILT_IN = {"easy-vqa": "easy_vqa"}
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Questions, all labelled, and the metric (`masters_edge.benchmarks.metrics`) that scores answers to them."""
+
+    name: str
+    metric: str
+    questions: tuple[Question, ...]
+
+    @cached_property
+    def sha256(self) -> str:
+        """A fingerprint of what is asked: ids, texts, labels, metric, and each image's bytes or name and size."""
+        digest = hashlib.sha256(self.metric.encode())
+        sizes: dict[Path, int] = {}
+        for question in self.questions:
+            if isinstance(question.image, Path):
+                if question.image not in sizes:
+                    sizes[question.image] = question.image.stat().st_size if question.image.exists() else -1
+                image = f"{question.image.name}:{sizes[question.image]}"
+            else:
+                image = hashlib.sha256(question.image).hexdigest()
+            digest.update(json.dumps([question.id, question.text, question.answer, image]).encode())
+        return digest.hexdigest()
+
+    def take(self, count: int | None, seed: int = 0) -> "Suite":
+        """At most `count` of the questions, drawn at random with a fixed seed, in the suite's order; None for all."""
+        if count is None or count >= len(self.questions):
+            return self
+        if count < 1:
+            raise UserError(f"suite {self.name}: asking {count} questions measures nothing; ask at least 1")
+        chosen = sorted(random.Random(seed).sample(range(len(self.questions)), count))
+        return replace(self, questions=tuple(self.questions[i] for i in chosen))
+
+
+def names() -> list[str]:
+    return sorted(_BUILT_IN)
+
+
+def load(name: str) -> Suite:
+    """The built-in suite of that name, or a UserError with the nearest one."""
+    if name not in _BUILT_IN:
+        near = difflib.get_close_matches(name, _BUILT_IN, n=1)
+        hint = f"did you mean {near[0]!r}" if near else f"use one of: {', '.join(names())}"
+        raise UserError(f"there is no suite {name!r}; {hint}")
+    return import_module(f"{__name__}.{_BUILT_IN[name]}").load()
+
+
+def from_questions(questions: Iterable[Question], metric: str, name: str = "own questions") -> Suite:
+    """A suite of a user's own questions; each needs a label and an id of its own."""
+    metrics.get(metric)
+    asked = tuple(questions)
+    if not asked:
+        raise UserError(f"suite {name}: there are no questions in it; give at least one with an answer")
+    unlabelled = [question.id for question in asked if question.answer is None]
+    if unlabelled:
+        raise UserError(
+            f"suite {name}: {len(unlabelled)} of {len(asked)} questions have no answer (the first is {unlabelled[0]}); "
+            "accuracy can be measured on labelled questions alone, so add their answers or leave them out"
+        )
+    if len({question.id for question in asked}) < len(asked):
+        raise UserError(f"suite {name}: two questions share an id; give each its own")
+    return Suite(name=name, metric=metric, questions=asked)

@@ -1,0 +1,3 @@
+from masters_edge.cli import main
+
+main()

@@ -1,0 +1,207 @@
+"""Every command of masters-edge, a screen each and no logic: arguments in, one call, what it says.
+
+Nothing heavy is imported before a command needs it, so that `--help` answers at once.
+"""
+
+import errno
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from masters_edge.errors import UserError
+
+app = typer.Typer(
+    name="masters-edge",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Turn a large vision-language model into one that answers on a phone or an edge board.",
+)
+
+RecipeFile = Annotated[Path, typer.Argument(help="Recipe (YAML), such as recipes/demo.yaml.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Values to change: key.sub=value ...", metavar="[KEY=VALUE]...")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
+RunFolder = Annotated[
+    Path | None, typer.Option("--run", help="Run folder; default: the newest finished run below ./runs.")
+]
+
+
+@app.command()
+def distill(recipe: RecipeFile, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Distil a student: make responses, train, save. The same command goes on after an interruption.
+
+    Example: masters-edge distill recipes/demo.yaml reward.kl_beta=0.05
+    """
+    _train(recipe, overrides or [], dry_run, only_generate=False)
+
+
+@app.command()
+def generate(recipe: RecipeFile, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Make and score the offline responses of the first phase alone; `distill` then trains on them.
+
+    Example: masters-edge generate recipes/demo.yaml
+    """
+    _train(recipe, overrides or [], dry_run, only_generate=True)
+
+
+def _train(recipe: Path, overrides: list[str], dry_run: bool, only_generate: bool) -> None:
+    if dry_run:
+        from masters_edge import recipe as recipes
+        from masters_edge.display import say
+        from masters_edge.recipe import plan
+
+        for line in plan.lines(recipes.load(recipe, overrides), recipe):
+            say(line)
+        return
+    _quiet()
+    from masters_edge import distill as stage
+
+    stage.distill(recipe, overrides, only_generate=only_generate)
+
+
+@app.command()
+def export(
+    student: Annotated[
+        Path | None, typer.Option(help="Student folder; default: the newest finished run's student.")
+    ] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="Device format (onnx); repeat for several. Default: the recipe's.")
+    ] = None,
+    quant: Annotated[
+        list[str] | None, typer.Option(help="Scheme (fp32, int4); repeat for several. Default: the recipe's.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the bundles; default: beside the student.")] = None,
+    run: RunFolder = None,
+) -> None:
+    """Write the student in a device's file format, checked against PyTorch on real samples.
+
+    Example: masters-edge export --target onnx --quant int4
+    """
+    _quiet()
+    from masters_edge import workflow
+
+    workflow.export(student=student, targets=target, schemes=quant, out=out, run=run)
+
+
+@app.command()
+def bench(
+    bundle: Annotated[
+        list[Path] | None, typer.Argument(help="Bundles; default: all of the newest finished run.", show_default=False)
+    ] = None,
+    run: RunFolder = None,
+    device: Annotated[str, typer.Option(help="Where to measure.")] = "local",
+    questions: Annotated[int | None, typer.Option(help="Ask this many test questions; default: the recipe's.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Runtime threads; default: the machine's cores.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what was measured before.")] = False,
+) -> None:
+    """Measure accuracy and latency of the exported files, beside the teacher and the untouched student.
+
+    Example: masters-edge bench --questions 1000
+    """
+    _quiet()
+    from masters_edge import workflow
+
+    workflow.bench(bundles=bundle, run=run, device=device, questions=questions, threads=threads, fresh=fresh)
+
+
+@app.command()
+def report(
+    results: Annotated[
+        Path | None, typer.Argument(help="results.json; default: of the newest finished run.", show_default=False)
+    ] = None,
+    run: RunFolder = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report; default: <run>/report.")] = None,
+) -> None:
+    """Draw accuracy against latency and the course of training: one PNG and one HTML page.
+
+    Example: masters-edge report
+    """
+    from masters_edge import workflow
+
+    workflow.report(results=results, run=run, out=out)
+
+
+@app.command()
+def ask(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder, such as runs/demo/bundles/onnx-int4.")],
+    image: Annotated[Path, typer.Argument(help="Picture (PNG, JPEG).")],
+    question: Annotated[str, typer.Argument(help="Question about the picture.")],
+    threads: Annotated[int | None, typer.Option(help="Runtime threads; default: the machine's cores.")] = None,
+) -> None:
+    """Ask an exported student; no torch needed.
+
+    Example: masters-edge ask runs/demo/bundles/onnx-int4 photo.png "what color is the shape?"
+    """
+    from masters_edge import workflow
+
+    workflow.ask(bundle, image, question, threads)
+
+
+@app.command()
+def validate(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Check a recipe without running it: keys, types, bounds, combinations, checkpoint folders.
+
+    Example: masters-edge validate recipes/demo.yaml
+    """
+    from masters_edge import recipe as recipes
+    from masters_edge.display import say
+
+    checked = recipes.load(recipe, overrides or [])
+    for name in (checked.student, *checked.teachers):
+        recipes.checkpoint(name, recipe)
+    say(f"{recipe} is valid")
+
+
+@app.command()
+def schema() -> None:
+    """Print the recipe's JSON Schema, for editors.
+
+    Example: masters-edge schema > recipe.schema.json
+    """
+    import json
+
+    from masters_edge.recipe import Recipe
+
+    typer.echo(json.dumps(Recipe.model_json_schema(), indent=2))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can do, and what to install for the rest.
+
+    Example: masters-edge doctor
+    """
+    from masters_edge import doctor as machine
+    from masters_edge.display import console
+
+    console.print(machine.table())
+
+
+def _quiet() -> None:
+    from masters_edge.quiet import hush
+
+    hush()
+
+
+def main() -> None:
+    """Run a command; a user's mistake is one sentence and exit status 2."""
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on where it stopped", 130)
+    except Exception as error:  # a full disk surfaces as each library's own exception type
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
+            place = getattr(error, "filename", None) or Path.cwd()
+            _fail(f"the disk is full ({place}); make room, and the same command goes on where it stopped", 2)
+        raise
+
+
+def _fail(sentence: str, status: int) -> None:
+    typer.echo(f"masters-edge: {sentence}", err=True)
+    sys.exit(status)

@@ -1,0 +1,268 @@
+"""`distill` and `generate`: the whole way from a recipe to a student, phase by phase.
+
+Each phase makes its responses from the student it starts from, then trains. Everything made is on disk at once, so the
+same command after a kill goes on where it stopped.
+"""
+
+import copy
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from masters_edge import data, runs, schedule
+from masters_edge.data.records import Question
+from masters_edge.display import measurement, progress, say
+from masters_edge.errors import UserError
+from masters_edge.files import whole_folder, write_json
+from masters_edge.recipe import Phase, Recipe, checkpoint, load
+from masters_edge.runs import Run
+from masters_edge.schedule import Stage
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What a run learns from, and the questions set aside for its curve."""
+
+    train: list[Question]
+    held_out: list[Question]
+
+
+def read_questions(recipe: Recipe, recipe_path: Path) -> Questions:
+    """Training questions with the labels the recipe keeps, and the held-out ones with theirs."""
+    source = recipe.data.train
+    questions = data.read(
+        source.source,
+        split=source.split,
+        base=recipe_path.parent,
+        image_column=source.image_column,
+        question_column=source.question_column,
+        answer_column=source.answer_column,
+        image_root=Path(source.image_root) if source.image_root else None,
+    )
+    held_out: list[Question] = []
+    if recipe.data.held_out:
+        questions, held_out = data.hold_out(questions, recipe.data.held_out, recipe.seed)
+    held_out = [question for question in held_out if question.answer is not None]
+    if recipe.data.limit:
+        questions = data.sample(questions, recipe.data.limit, recipe.seed)
+    if recipe.data.labels != "all":
+        questions = data.keep_labels(questions, recipe.data.labels, recipe.seed)
+    return Questions(questions, held_out)
+
+
+def distill(recipe_path: Path, overrides: Sequence[str] = (), *, only_generate: bool = False) -> Run:
+    """Run the recipe; returns its run folder, finished unless `only_generate`."""
+    recipe = load(recipe_path, overrides)
+    student = checkpoint(recipe.student, recipe_path)
+    teachers = [checkpoint(name, recipe_path) for name in recipe.teachers]
+    from masters_edge import families
+    from masters_edge.benchmarks import metrics
+
+    metrics.get(recipe.reward.metric)
+    questions = read_questions(recipe, recipe_path)
+    if not questions.train:
+        raise UserError(f"{recipe_path}: data.train has no question left after holding out {recipe.data.held_out}")
+    fingerprints = {
+        "student": families.fingerprint(student),
+        "teachers": [families.fingerprint(teacher) for teacher in teachers],
+        "data": data.fingerprint(questions.train),
+    }
+    needs_teacher = any(phase.objective != "labels" for phase in recipe.train.phases)
+    processor = families.load_processor(student)
+    if needs_teacher:
+        for teacher in teachers:
+            families.require_same_tokenizer(student, processor, teacher, families.load_processor(teacher))
+    known = runs.folder_of(recipe, recipe_path)
+    resumed = (known / "run.json").exists()
+    if not resumed:
+        with progress("checking images", len({q.image_id for q in questions.train + questions.held_out})) as bar:
+            data.verify_images(questions.train + questions.held_out, lambda done, _: bar(completed=done))
+    run = runs.open_run(recipe, recipe_path, fingerprints, _threads(recipe))
+    if run.finished and not only_generate:
+        say(f"{run.folder} is finished: nothing to do (remove it, or set run_dir, to train again)")
+        return run
+    if resumed:
+        say(f"going on with {run.folder}")
+    _Pass(run, recipe, student, teachers, questions, processor).run_phases(only_generate)
+    return run
+
+
+def _threads(recipe: Recipe) -> int:
+    """Cores that are free now; a resumed run keeps what run.json says, since sums depend on it."""
+    if recipe.train.threads != "auto":
+        return recipe.train.threads
+    import psutil
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    busy = psutil.cpu_percent(interval=0.3) / 100 * (os.cpu_count() or 1)
+    return max(1, round(cores - busy))
+
+
+class _Pass:
+    """One call of `distill` on one run folder."""
+
+    def __init__(
+        self,
+        run: Run,
+        recipe: Recipe,
+        student: str,
+        teachers: list[str],
+        questions: Questions,
+        processor: Any,
+    ) -> None:
+        import torch
+
+        from masters_edge.families.base import family_of
+        from masters_edge.families.loading import load_config
+        from masters_edge.families.prompts import Prompter
+        from masters_edge.metrics_log import MetricsLog
+        from masters_edge.teachers import TeacherChain
+
+        torch.set_num_threads(run.info()["threads"])
+        self.run, self.recipe, self.student, self.questions = run, recipe, student, questions
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.family = family_of(load_config(student), student)
+        self.prompter = Prompter(processor, self.family)
+        self.teachers = TeacherChain(teachers, recipe.mask, self.device)
+        self.log = MetricsLog(run.metrics)
+
+    def run_phases(self, only_generate: bool) -> None:
+        started, source = time.monotonic(), self.student
+        phases = self.recipe.train.phases
+        for number, phase in enumerate(phases):
+            folder = self.run.folder / f"phase-{number}-{phase.objective}"
+            out = self.run.student if number == len(phases) - 1 else folder / "student"
+            if not out.exists():
+                self._phase(number, phase, source, folder, out, only_generate)
+            if only_generate:
+                if number < len(phases) - 1:
+                    say("later phases generate from the student that the phases before them train: run distill for those")
+                return
+            source = str(out)
+        write_json(
+            self.run.folder / "finished.json",
+            {
+                "steps": sum(phase.steps for phase in phases),
+                "training_seconds": round(sum(self.log.seconds(n) for n in range(len(phases))), 1),
+                "seconds_of_last_call": round(time.monotonic() - started, 1),
+                "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            },
+        )
+        say(f"student: {self.run.student}")
+
+    def _phase(self, number: int, phase: Phase, source: str, folder: Path, out: Path, only_generate: bool) -> None:
+        from masters_edge.families import load_model
+
+        student = load_model(source).float().to(self.device)
+        say(f"phase {number + 1} of {len(self.recipe.train.phases)}: {phase.objective}, {phase.steps} steps")
+        groups = self._groups(number, phase, student, folder)
+        if not only_generate:
+            self._train(number, phase, student, groups, folder, out)
+
+    def _groups(self, number: int, phase: Phase, student: Any, folder: Path) -> list[Any]:
+        """Every visit of the phase in order, responses made where they are missing."""
+        from masters_edge.training import Group
+
+        pool = [q for q in self.questions.train if phase.objective != "labels" or q.answer is not None]
+        per_step = schedule.questions_per_step(self.recipe, phase)
+        order = schedule.visits(len(pool), phase.steps, per_step, seed=self.recipe.seed * 1000 + number)
+        if phase.objective == "labels":
+            return [Group(pool[i], [self._label_row(pool[i])], None) for i in order.flat]
+        generator = self._generator(student, folder)
+        labels = self._teacher_labels(phase, generator, [pool[i] for i in dict.fromkeys(order.flat)])
+        found: list[Any] = []
+        for stage in schedule.stages(self.recipe, phase):
+            asked = [pool[i] for i in dict.fromkeys(order[stage.first : stage.last].flat)]
+            title = f"responses, {self._stage_name(stage)}"
+            with progress(title, len(asked)) as bar:
+                rows = generator.responses(stage, asked, labels, bar)
+            found += [Group(pool[i], rows[pool[i].id], stage) for i in order[stage.first : stage.last].flat]
+        return found
+
+    def _stage_name(self, stage: Stage) -> str:
+        teacher = f"{self.teachers.name(stage.teacher)} " if len(self.teachers) > 1 else ""
+        return f"{teacher}mask {stage.ratio:.2f}"
+
+    def _generator(self, student: Any, folder: Path) -> Any:
+        from masters_edge.responses.generate import Generator
+
+        return Generator(self.recipe, folder, student, self.family, self.prompter, self.teachers)
+
+    def _teacher_labels(self, phase: Phase, generator: Any, visited: list[Question]) -> dict[str, str]:
+        reward = self.recipe.reward
+        unlabelled = [q for q in visited if q.answer is None]
+        wanted = phase.objective in ("joint", "reward") and reward.accuracy and reward.unlabelled == "teacher"
+        if not wanted or not unlabelled:
+            return {}
+        with progress(f"labels by {self.teachers.name(len(self.teachers) - 1)}, unmasked", len(unlabelled)) as bar:
+            return generator.labels(unlabelled, bar)
+
+    def _label_row(self, question: Question) -> dict[str, Any]:
+        return {"token_ids": self.prompter.response_ids(question, question.answer or ""), "count": 1}
+
+    def _train(
+        self, number: int, phase: Phase, student: Any, groups: list[Any], folder: Path, out: Path
+    ) -> None:
+        from masters_edge import training
+        from masters_edge.metrics_log import Reporter
+
+        recipe = self.recipe
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(self.run.folder / "tensorboard" / folder.name)
+        reference = None
+        if training.needs_reference(recipe, phase):
+            reference = copy.deepcopy(student).requires_grad_(False)
+        training.freeze(student, recipe.train.freeze)
+        checkpoints = folder / "checkpoints"
+        resume = training.last_checkpoint(checkpoints)
+        self.log.keep(number, int(resume.name.rpartition("-")[2]) if resume else -1)
+        teachers = self.teachers if phase.objective != "labels" else None
+        with progress("training", phase.steps) as bar:
+            reporter = Reporter(
+                self.log,
+                recipe,
+                number,
+                phase,
+                schedule.stages(recipe, phase),
+                self._evaluator(student),
+                on_line=lambda line: (say if "eval_accuracy" in line else lambda t: bar(note=t))(measurement(line)),
+                on_step=lambda step: bar(completed=step),
+            )
+            trainer = training.PhaseTrainer(
+                phase=phase,
+                recipe=recipe,
+                family=self.family,
+                prompter=self.prompter,
+                teachers=teachers,
+                reference=reference,
+                model=student,
+                args=training.arguments(recipe, phase, checkpoints, schedule.questions_per_step(recipe, phase)),
+                train_dataset=training.Groups(groups),
+                data_collator=training.Collator(self.prompter, teachers),
+                callbacks=[reporter, training.MarkComplete()],
+            )
+            reporter.trainer = trainer
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        with whole_folder(out) as temporary:
+            student.save_pretrained(temporary)
+            self.prompter.processor.save_pretrained(temporary)
+
+    def _evaluator(self, student: Any) -> Callable[[], float] | None:
+        """Held-out accuracy of the student as it stands, in per cent; None without held-out questions."""
+        from masters_edge.benchmarks import metrics
+        from masters_edge.responses.engine import Engine, Request
+
+        asked, recipe = self.questions.held_out, self.recipe
+        if not asked:
+            return None
+        tokens, batch = recipe.responses.max_new_tokens, recipe.responses.batch_size
+        engine = Engine(student, self.family, self.prompter, tokens, batch)
+
+        def accuracy() -> float:
+            texts = engine.texts(engine.answer([Request(question) for question in asked]))
+            scores = [metrics.score(recipe.reward.metric, t, q.answer or "") for t, q in zip(texts, asked)]
+            return 100 * sum(scores) / len(scores)
+
+        return accuracy

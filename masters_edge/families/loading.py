@@ -1,0 +1,104 @@
+"""Load and compare checkpoints: hub ids or local folders, as a user has them."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from masters_edge.errors import UserError
+from masters_edge.quiet import hush, hush_transformers
+
+
+def load_model(source: str, *, dtype: Any = None) -> Any:
+    """The transformers image-text-to-text model at `source`, in evaluation mode.
+
+    Raises:
+        UserError: `source` can't be found, reached or read.
+    """
+    hush()
+    from transformers import AutoModelForImageTextToText
+
+    hush_transformers()
+    options = {} if dtype is None else {"dtype": dtype}
+    return _load(AutoModelForImageTextToText, source, **options).eval()
+
+
+def load_processor(source: str) -> Any:
+    """The checkpoint's processor; works without torchvision (videos are then refused)."""
+    hush()
+    from transformers import AutoProcessor
+
+    from masters_edge.families import video_slot
+
+    hush_transformers()
+    video_slot.fill()
+    processor = _load(AutoProcessor, source)
+    if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
+        raise UserError(
+            f"the checkpoint {source} has no image processor or no tokenizer, so it is no vision-language model; "
+            "give a checkpoint with preprocessor_config.json and tokenizer.json"
+        )
+    return processor
+
+
+def load_config(source: str) -> Any:
+    """The checkpoint's config; a hub id needs no more than a few kilobytes."""
+    hush()
+    from transformers import AutoConfig
+
+    hush_transformers()
+    return _load(AutoConfig, source)
+
+
+def _load(auto_class: Any, source: str, **options: Any) -> Any:
+    try:
+        return auto_class.from_pretrained(source, **options)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        kind = "folder" if Path(source).is_dir() else "hub id"
+        raise UserError(
+            f"the checkpoint {source} ({kind}) can't be loaded: {first} "
+            "(give a folder saved by transformers, or a hub id that this machine can reach)"
+        ) from None
+
+
+def tokenizer_signature(processor: Any) -> dict[str, str]:
+    """What must be equal between teacher and student: a digest each of vocabulary and special tokens, and template."""
+    tokenizer = processor.tokenizer
+    template = getattr(processor, "chat_template", None) or tokenizer.chat_template or ""
+    parts = {
+        "vocabulary": sorted(tokenizer.get_vocab().items()),
+        "end of sequence": tokenizer.eos_token,
+        "chat template": template,
+    }
+    return {name: hashlib.sha256(json.dumps(part).encode()).hexdigest() for name, part in parts.items()}
+
+
+def require_same_tokenizer(student: str, student_processor: Any, teacher: str, teacher_processor: Any) -> None:
+    """METHOD 4: the response's tokens must be the same ids for both.
+
+    Raises:
+        UserError: names both checkpoints and what differs.
+    """
+    ours, theirs = tokenizer_signature(student_processor), tokenizer_signature(teacher_processor)
+    different = [name for name in ours if ours[name] != theirs[name]]
+    if different:
+        raise UserError(
+            f"the tokenizers of student {student} and teacher {teacher} differ in: {', '.join(different)}; "
+            "the method compares next-token distributions, so take both from one family"
+        )
+
+
+def fingerprint(source: str) -> str:
+    """sha256 over a local checkpoint's weights, config and tokenizer; for a hub id its name and commit."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return f"hub:{source}@{getattr(load_config(source), '_commit_hash', None)}"
+    digest = hashlib.sha256()
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("*.jinja")])
+    for file in files:
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,71 @@
+"""What a recipe would do, before anything is loaded or downloaded: stages, sequences, responses, outputs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from masters_edge import runs, schedule
+from masters_edge.recipe.schema import Phase, Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class PhasePlan:
+    """One phase in figures."""
+
+    number: int
+    phase: Phase
+    stages: list[schedule.Stage]
+    questions_per_step: int
+    sequences_per_step: int
+
+    @property
+    def visits(self) -> int:
+        """Questions visited, repeats counted."""
+        return self.phase.steps * self.questions_per_step
+
+
+def phases(recipe: Recipe) -> Iterator[PhasePlan]:
+    for number, phase in enumerate(recipe.train.phases):
+        per_step = schedule.questions_per_step(recipe, phase)
+        group = 1 if phase.objective == "labels" else schedule.group_size(recipe)
+        yield PhasePlan(number, phase, schedule.stages(recipe, phase), per_step, per_step * group)
+
+
+def lines(recipe: Recipe, recipe_path: Path) -> Iterator[str]:
+    """The plan as text for a screen."""
+    yield f"recipe   {recipe_path}"
+    yield f"student  {recipe.student}"
+    yield f"teacher  {' -> '.join(recipe.teachers)}"
+    split = f" ({recipe.data.train.split})" if recipe.data.train.split else ""
+    labels = "all labels" if recipe.data.labels == "all" else f"labels of {recipe.data.labels:,} questions"
+    yield f"data     {recipe.data.train.source}{split}, {labels}, {recipe.data.held_out:,} questions held out"
+    for plan in phases(recipe):
+        yield (
+            f"phase {plan.number + 1}  {plan.phase.objective}: {plan.phase.steps:,} steps of "
+            f"{plan.questions_per_step} questions, at most {plan.sequences_per_step} sequences each"
+        )
+        for stage in plan.stages:
+            steps = stage.last - stage.first
+            visits = steps * plan.questions_per_step
+            yield (
+                f"         steps {stage.first:,} to {stage.last:,}: {recipe.teachers[stage.teacher]}, mask "
+                f"{stage.ratio:.2f}, {visits:,} visits, at most {visits * schedule.group_size(recipe):,} responses"
+            )
+        if "reward" in plan.phase.objective or plan.phase.objective == "joint":
+            yield f"         reward: {_reward(recipe)}"
+    yield f"export   {', '.join(recipe.export.targets)} x {', '.join(recipe.quantize.schemes)}"
+    test = recipe.data.test
+    yield f"bench    {test.source + (f' ({test.split})' if test.split else '') if test else 'no data.test given'}"
+    yield f"run      {runs.folder_of(recipe, recipe_path)}"
+
+
+def _reward(recipe: Recipe) -> str:
+    reward = recipe.reward
+    parts = []
+    if reward.accuracy:
+        unlabelled = " (no label: the unmasked teacher's answer)" if reward.unlabelled == "teacher" else ""
+        parts.append(f"R_acc by {reward.metric}{unlabelled}")
+    if reward.distillation:
+        parts.append("R_distill")
+    beta = f", beta {reward.kl_beta:g}" if reward.policy == "paper" else ""
+    return f"{' + '.join(parts)}, policy {reward.policy}, weight {reward.weight:g}{beta}"

@@ -1,0 +1,234 @@
+"""The recipe: one schema for the whole way from a teacher to a measured student.
+
+Defaults are the paper's (METHOD.md, arXiv 2512.22238). Every field says what it is, in which unit, within which bounds;
+`masters-edge schema` prints the same as JSON Schema. Nothing heavier than pydantic is imported here.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Ratio = Annotated[float, Field(ge=0, lt=1)]
+Objective = Literal["joint", "distill", "reward", "labels"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+
+class Source(Section):
+    """Where questions come from: `easy-vqa`, a folder, a JSONL/Parquet file, a `datasets` id or a saved data set."""
+
+    source: str
+    """`easy-vqa`, a path (relative to the recipe) or a hub data set id (`name` or `name:config`)."""
+    split: str | None = None
+    """Split to read, where the source has splits (`train`, `test`)."""
+    image_column: str = "image"
+    """Column with the image: a path, bytes, or a `datasets` image."""
+    question_column: str = "question"
+    """Column with the question's text. Sources with a `messages` column need none."""
+    answer_column: str = "answer"
+    """Column with the label; may be missing or empty."""
+    image_root: str | None = None
+    """Folder that relative image paths start from; default: the folder of the file itself."""
+
+
+class Data(Section):
+    """Questions to learn from, and questions to measure on. The two never mix."""
+
+    train: Source
+    """Questions the student learns from."""
+    test: Source | None = None
+    """Questions for `bench`; never read by `distill`."""
+    labels: Annotated[int, Field(ge=0)] | Literal["all"] = "all"
+    """How many training questions keep their answer (count); the teacher alone speaks about the others."""
+    held_out: int = Field(default=500, ge=0)
+    """Training questions set aside, image by image, for the accuracy shown while training (count). Their labels are
+    used for that figure only."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use at most this many training questions (count), chosen by the seed."""
+
+
+class Mask(Section):
+    """Masked teacher and its schedule (METHOD 1, 2; Eq. 3)."""
+
+    r_max: Ratio = 0.20
+    """Largest masking ratio: the share of each layer's weights, smallest magnitudes first, that is zeroed at the start.
+    0 leaves the teacher whole throughout."""
+    step: float = Field(default=0.05, gt=0, le=1)
+    """Step `s` between two stages' ratios; there are r_max / s + 1 stages, and the last has ratio 0."""
+    include: list[str] = Field(default_factory=lambda: ["*"])
+    """Glob patterns of parameter names that may be masked (tensors of two or more dimensions only)."""
+    exclude: list[str] = Field(default_factory=list)
+    """Glob patterns of parameter names that are never masked."""
+
+    @model_validator(mode="after")
+    def _whole_stages(self) -> "Mask":
+        stages = self.r_max / self.step
+        if abs(stages - round(stages)) > 1e-6:
+            raise ValueError(f"mask.r_max ({self.r_max:g}) must be a whole multiple of mask.step ({self.step:g})")
+        return self
+
+
+class Responses(Section):
+    """Pre-generated responses per question and stage (METHOD 3)."""
+
+    student: int = Field(default=4, ge=0, le=64)
+    """Responses sampled from the student as it stood before the phase (count per question)."""
+    teacher: int = Field(default=4, ge=0, le=64)
+    """Responses sampled from the stage's masked teacher (count per question)."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Sampling temperature."""
+    top_p: float = Field(default=0.9, gt=0, le=1)
+    """Nucleus: smallest set of tokens whose probability reaches this."""
+    top_k: int = Field(default=50, ge=0)
+    """Sample among this many most likely tokens (count); 0 for all."""
+    repetition_penalty: float = Field(default=1.05, gt=0)
+    """Divides the score of tokens seen before; 1 for none."""
+    max_new_tokens: int = Field(default=256, ge=1)
+    """Longest response (tokens)."""
+    batch_size: int = Field(default=64, ge=1)
+    """Sequences generated at once (count). Changes speed and memory, not the responses."""
+    questions_per_shard: int = Field(default=512, ge=1)
+    """Questions in one Parquet file (count): what a kill loses at most."""
+
+
+class Reward(Section):
+    """Dual reward and the policy term (METHOD 5, 6, 8)."""
+
+    metric: str = "exact_match"
+    """Rule that scores a response against the label (R_acc): a metric's name as `bench` knows it."""
+    accuracy: bool = True
+    """Count R_acc."""
+    distillation: bool = True
+    """Count R_distill, min-max normalised over the group."""
+    unlabelled: Literal["teacher", "none"] = "teacher"
+    """Label where a question has none: the unmasked teacher's own greedy answer, or `none` (R_acc left out there)."""
+    policy: Literal["paper", "positive", "truncated_is"] = "paper"
+    """Policy term: the paper's (Eq. 8); positive advantages only; truncated importance weights (METHOD 8)."""
+    weight: float = Field(default=1.0, ge=0)
+    """Weight of the policy term beside the distillation term."""
+    kl_beta: float = Field(default=0.1, ge=0)
+    """Weight of KL(student || student before the phase) in the paper's policy term."""
+
+
+class Phase(Section):
+    """One training pass from a student to a better one."""
+
+    objective: Objective = "joint"
+    """`joint`: distillation and reward in one pass (the paper, Eq. 11); `distill`: distillation alone; `reward`: the
+    policy term alone; `labels`: supervised learning on the labelled questions, no teacher."""
+    steps: int = Field(default=1000, ge=1)
+    """Optimizer steps (count); the whole mask schedule of every teacher is spread over them."""
+
+
+class Train(Section):
+    """Optimization, on transformers' Trainer."""
+
+    phases: list[Phase] = Field(default_factory=lambda: [Phase()], min_length=1)
+    """What is trained in which order; each phase generates its own responses from the student it starts from."""
+    questions_per_step: int = Field(default=16, ge=1)
+    """Questions in one optimizer step (count); sequences are this times the responses per question."""
+    learning_rate: float = Field(default=1e-6, gt=0)
+    """AdamW's learning rate; 1e-6 is the paper's for billions of parameters, a small student needs more."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Course of the learning rate after warm-up."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the learning rate rises from 0."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's weight decay."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients longer than this are scaled down to it."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format of the forward and backward pass; weights and optimizer stay float32."""
+    freeze: list[str] = Field(default_factory=list)
+    """Glob patterns of student parameters that don't learn, such as `model.vision_model.*`."""
+    log_every: int = Field(default=10, ge=1)
+    """Steps between two lines of metrics."""
+    eval_every: int = Field(default=100, ge=1)
+    """Steps between two measurements on the held-out questions."""
+    save_every: int = Field(default=100, ge=1)
+    """Steps between two checkpoints: what a kill loses at most."""
+    threads: int | Literal["auto"] = "auto"
+    """CPU threads; `auto` takes the cores that are free at the start, and a resumed run keeps the number."""
+
+
+class Quantize(Section):
+    """Number formats that `export` writes."""
+
+    schemes: list[str] = Field(default_factory=lambda: ["fp32", "int4"], min_length=1)
+    """Quantization schemes, one bundle each (`masters-edge export --help` lists those built)."""
+
+
+class Export(Section):
+    """Device formats that `export` writes."""
+
+    targets: list[str] = Field(default_factory=lambda: ["onnx"], min_length=1)
+    """Targets, one bundle per scheme each (`masters-edge export --help` lists those built)."""
+    parity_samples: int = Field(default=32, ge=1)
+    """Held-out or training questions on which the exported files must answer as PyTorch does (count)."""
+
+
+class Bench(Section):
+    """How students are measured."""
+
+    metric: str = "exact_match"
+    """Metric on the test questions."""
+    questions: int | None = Field(default=None, ge=1)
+    """Test questions asked (count); none for all."""
+    latency_questions: int = Field(default=200, ge=1)
+    """Questions that PyTorch models answer one at a time for their latency (count); bundles always do."""
+    threads: int | None = Field(default=None, ge=1)
+    """Threads of the runtime; none for the machine's cores."""
+
+
+class Recipe(Section):
+    """From a teacher to a measured student, in one file."""
+
+    student: str
+    """Checkpoint to start from: a hub id, or a folder (`./` or `../` first: relative to the recipe)."""
+    teachers: list[str] = Field(min_length=1)
+    """Chain of teachers, small to large; each runs the whole mask schedule. Hub ids or folders."""
+    data: Data
+    mask: Mask = Field(default_factory=Mask)
+    responses: Responses = Field(default_factory=Responses)
+    reward: Reward = Field(default_factory=Reward)
+    train: Train = Field(default_factory=Train)
+    quantize: Quantize = Field(default_factory=Quantize)
+    export: Export = Field(default_factory=Export)
+    bench: Bench = Field(default_factory=Bench)
+    seed: int = Field(default=0, ge=0)
+    """Seed of everything drawn: labels kept, order, sampling."""
+    run_dir: str | None = None
+    """Folder of the run; default: runs/<name of the recipe file>, in the current directory."""
+
+    @model_validator(mode="after")
+    def _combinations(self) -> "Recipe":
+        group = self.responses.student + self.responses.teacher
+        for index, phase in enumerate(self.train.phases):
+            if phase.objective == "labels":
+                if self.data.labels == 0:
+                    raise ValueError(
+                        f"train.phases.{index}.objective is `labels`, but data.labels keeps none; keep some, or distil"
+                    )
+                continue
+            if group == 0:
+                raise ValueError("responses.student and responses.teacher are both 0; a phase needs at least 1 response")
+            if phase.objective in ("joint", "reward"):
+                if group < 2:
+                    raise ValueError(
+                        f"train.phases.{index}.objective `{phase.objective}` compares the responses of a question, so "
+                        f"responses.student + responses.teacher must be 2 or more, not {group}"
+                    )
+                if not (self.reward.accuracy or self.reward.distillation):
+                    raise ValueError(
+                        f"train.phases.{index}.objective is `{phase.objective}`, but reward.accuracy and "
+                        "reward.distillation are both off; switch one on, or use `distill`"
+                    )
+            stages = round(self.mask.r_max / self.mask.step) + 1
+            if phase.steps < stages * len(self.teachers):
+                raise ValueError(
+                    f"train.phases.{index}.steps ({phase.steps}) is less than the {stages} mask stages of "
+                    f"{len(self.teachers)} teacher(s); give each stage at least one step"
+                )
+        return self

@@ -1,0 +1,187 @@
+"""Make a phase's responses before its training: sample, score, store (METHOD 3 and 5).
+
+For each question of each stage, some responses come from the student as it stands before the phase and some from that
+stage's masked teacher. Identical ones are kept once with their count. Each is scored there and then: D under the
+stage's teacher, R_acc by a rule against the label (or the unmasked teacher's own greedy answer), R_distill, advantage.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from masters_edge import rewards
+from masters_edge.benchmarks import metrics
+from masters_edge.data.records import Question
+from masters_edge.families.base import Family
+from masters_edge.families.prompts import Prompter
+from masters_edge.objective import sequences
+from masters_edge.objective.divergence import jsd, token_mean
+from masters_edge.recipe import Recipe
+from masters_edge.responses import store
+from masters_edge.responses.engine import Engine, Request, sampled
+from masters_edge.responses.store import Response
+from masters_edge.schedule import Stage
+from masters_edge.teachers import TeacherChain
+
+Progress = Callable[[int], None]
+
+
+@dataclass
+class Generator:
+    """Makes the responses of one phase into `folder`, from a student that doesn't change."""
+
+    recipe: Recipe
+    folder: Path
+    student: Any
+    family: Family
+    prompter: Prompter
+    teachers: TeacherChain
+
+    def labels(self, questions: Sequence[Question], on_progress: Progress | None = None) -> dict[str, str]:
+        """The last teacher's own greedy answers, unmasked, to questions without a label; by question id."""
+        folder, found = store.prepare(self.folder / "labels"), {}
+        last = len(self.teachers) - 1
+        for number, shard in store.shards(questions, self.recipe.responses.questions_per_shard):
+            path = folder / f"part-{number:05d}.parquet"
+            if not path.exists():
+                engine = self._engine(
+                    self.teachers.at(last, 0.0), self.teachers.family(last), self.teachers.prompter(last)
+                )
+                texts = engine.texts(engine.answer([Request(q) for q in shard]))
+                store.write(path, [{"question_id": q.id, "text": text} for q, text in zip(shard, texts)])
+            found.update({row["question_id"]: row["text"] for row in store.read(path)})
+            if on_progress:
+                on_progress(len(shard))
+        return found
+
+    def responses(
+        self,
+        stage: Stage,
+        questions: Sequence[Question],
+        labels: dict[str, str],
+        on_progress: Progress | None = None,
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Groups of scored responses to the stage's questions, by question id."""
+        folder = store.prepare(self.folder / "responses")
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for number, shard in store.shards(questions, self.recipe.responses.questions_per_shard):
+            path = folder / f"stage-{stage.index:02d}-part-{number:05d}.parquet"
+            if not path.exists():
+                store.write(path, self._make(stage, shard, labels))
+            for row in store.read(path):
+                groups.setdefault(row["question_id"], []).append(row)
+            if on_progress:
+                on_progress(len(shard))
+        return groups
+
+    def _engine(self, model: Any, family: Family, prompter: Prompter) -> Engine:
+        options = self.recipe.responses
+        return Engine(model, family, prompter, options.max_new_tokens, options.batch_size)
+
+    def _make(self, stage: Stage, questions: Sequence[Question], labels: dict[str, str]) -> list[Response]:
+        options, seed = self.recipe.responses, self.recipe.seed
+        teacher = self.teachers.at(stage.teacher, stage.ratio)
+        speakers = {
+            "student": (options.student, self._engine(self.student, self.family, self.prompter)),
+            "teacher": (
+                options.teacher,
+                self._engine(teacher, self.teachers.family(stage.teacher), self.teachers.prompter(stage.teacher)),
+            ),
+        }
+        drawn: dict[str, list[tuple[tuple[int, ...], str]]] = {question.id: [] for question in questions}
+        for source, (count, engine) in speakers.items():
+            requests = [r for q in questions for r in sampled(q, count, seed, source, stage.index)]
+            for request, ids in zip(requests, engine.answer(requests, options)):
+                drawn[request.question.id].append((tuple(ids), source))
+        rows: list[Response] = []
+        per_batch = max(1, options.batch_size // (options.student + options.teacher))
+        for start in range(0, len(questions), per_batch):
+            some = questions[start : start + per_batch]
+            rows += self._score(stage, teacher, some, drawn, labels)
+        return rows
+
+    @torch.inference_mode()
+    def _score(
+        self,
+        stage: Stage,
+        teacher: Any,
+        questions: Sequence[Question],
+        drawn: dict[str, list[tuple[tuple[int, ...], str]]],
+        labels: dict[str, str],
+    ) -> list[Response]:
+        """Scored rows of a few questions, in one forward pass of teacher and student."""
+        owner, distinct = [], []
+        for place, question in enumerate(questions):
+            for ids in dict.fromkeys(ids for ids, _ in drawn[question.id]):  # in order of appearance
+                owner.append(place)
+                distinct.append(list(ids))
+        logits = {}
+        for name, model, family, prompter in (
+            ("student", self.student, self.family, self.prompter),
+            ("teacher", teacher, self.teachers.family(stage.teacher), self.teachers.prompter(stage.teacher)),
+        ):
+            prompts, images = zip(*(prompter(question) for question in questions))
+            batch = sequences.pack(prompts, images, distinct, owner, prompter.tokenizer.pad_token_id)
+            logits[name] = sequences.aligned(
+                sequences.response_logits(model, family, batch), len(self.prompter.tokenizer)
+            )
+        mask = sequences.response_mask(distinct)
+        ids = sequences.pad_responses(distinct).long()
+        divergence = token_mean(jsd(logits["teacher"], logits["student"]), mask).double().numpy()
+        log_probs = sequences.log_probs(logits["student"], ids)
+        texts = [t.strip() for t in self.prompter.tokenizer.batch_decode(distinct, skip_special_tokens=True)]
+        rows = []
+        for place, question in enumerate(questions):
+            members = [s for s, o in enumerate(owner) if o == place]
+            counts = Counter(ids for ids, _ in drawn[question.id])
+            sources = {ids: {source for i, source in drawn[question.id] if i == ids} for ids in counts}
+            group = [
+                Response(
+                    question_id=question.id,
+                    stage=stage.index,
+                    teacher=stage.teacher,
+                    ratio=stage.ratio,
+                    source="both" if len(speakers := sources[tuple(distinct[s])]) == 2 else next(iter(speakers)),
+                    seed=self.recipe.seed,
+                    token_ids=distinct[s],
+                    text=texts[s],
+                    count=counts[tuple(distinct[s])],
+                    log_probs=log_probs[s][: len(distinct[s])].tolist(),
+                    jsd=float(divergence[s]),
+                    **self._reward_fields(question, texts[s], labels),
+                )
+                for s in members
+            ]
+            rows += self._reward(group)
+        return rows
+
+    def _reward_fields(self, question: Question, text: str, labels: dict[str, str]) -> dict[str, Any]:
+        """The label and R_acc of one response; both None where nobody can say."""
+        label, source = question.answer, "label"
+        if label is None:
+            label, source = labels.get(question.id), "teacher"
+        scored = label is not None and self.recipe.reward.accuracy
+        return {
+            "label": label,
+            "label_source": source if label is not None else None,
+            "metric": self.recipe.reward.metric,
+            "r_acc": metrics.score(self.recipe.reward.metric, text, label) if scored and label is not None else None,
+            "r_distill": 0.0,
+            "reward": 0.0,
+            "advantage": 0.0,
+        }
+
+    def _reward(self, group: list[Response]) -> list[Response]:
+        """Fill in R_distill, `R = R_acc + R_distill` and the advantages of one question's responses."""
+        near = rewards.distillation(np.array([row.jsd for row in group]))
+        accuracy = np.array([row.r_acc or 0.0 for row in group])
+        total = accuracy + (near if self.recipe.reward.distillation else 0.0)
+        advantage = rewards.advantages(total, np.array([row.count for row in group]))
+        for row, n, r, a in zip(group, near, total, advantage):
+            row.r_distill, row.reward, row.advantage = float(n), float(r), float(a)
+        return group

@@ -1,0 +1,165 @@
+"""A distilled student on a device: load a bundle, ask about a picture, read the answer as it comes.
+
+    student = Student.load(Path("bundle"))
+    print(student.answer(Path("photo.jpg"), "what is this?").text)
+
+Greedy decoding, one question at a time, no torch. Every stage is timed where it happens.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from masters_edge.errors import UserError
+from masters_edge.runtime import images
+from masters_edge.runtime.backends import Backend, open_backend
+from masters_edge.runtime.prompt import Prompt, read_json
+from masters_edge.runtime.text import TextStream
+
+MAX_NEW_TOKENS = 128  # where neither the caller nor the student's generation settings say
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer and what it cost, in milliseconds.
+
+    `token_ids` end with the id that stopped the answer, if one did. `ttft_ms` runs from the question being asked to
+    its first token being known, and includes preprocessing, vision and prefill. `prefill_ms` is the decoder's run
+    over the whole prompt. `decode_tokens` counts the steps after it; `decode_tokens_per_s` is None when there was none.
+    """
+
+    text: str
+    token_ids: list[int]
+    prompt_tokens: int
+    preprocess_ms: float
+    vision_ms: float
+    prefill_ms: float
+    ttft_ms: float
+    decode_tokens: int
+    decode_tokens_per_s: float | None
+    total_ms: float
+
+
+class Student:
+    """A loaded bundle. `backend` has the three parts, `prompt` the tokenizer; not safe to share between threads."""
+
+    def __init__(
+        self, folder: Path, graphs: dict[str, str], target: str, backend: str = "auto", threads: int | None = None
+    ) -> None:
+        self.folder = folder
+        self.threads = free_threads() if threads is None else threads
+        if self.threads < 1:
+            raise UserError(f"threads is {threads}; it must be 1 or more")
+        self.prompt = Prompt(folder)
+        self.image_settings = read_json(folder / "preprocessor_config.json")
+        config, generation = read_json(folder / "config.json"), read_json(folder / "generation_config.json")
+        self.image_token_id = int(config["image_token_id"])
+        self.context = int(config["text_config"]["max_position_embeddings"])
+        self.max_new_tokens = int(generation.get("max_new_tokens") or MAX_NEW_TOKENS)
+        stop = generation.get("eos_token_id")
+        self.stop_ids = frozenset(stop if isinstance(stop, list) else [] if stop is None else [stop])
+        self.backend: Backend = open_backend(backend, target, folder, graphs, self.threads)
+
+    @classmethod
+    def load(
+        cls, bundle: Path | str, backend: str = "auto", threads: int | None = None, check: bool = True
+    ) -> "Student":
+        """Open a bundle, its hashes checked unless `check` is False.
+
+        `threads`: inside one operator; None takes OMP_NUM_THREADS, or else every core this process may use. Raises
+        UserError for a missing, changed or newer bundle, or an unknown backend.
+        """
+        from masters_edge import bundle as bundles
+
+        folder = Path(bundle)
+        manifest = bundles.check(folder) if check else bundles.read(folder)
+        return cls(folder, manifest.graphs, manifest.target, backend, threads)
+
+    def answer(
+        self,
+        image: Image.Image | Path | str,
+        question: str,
+        max_new_tokens: int | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Answer:
+        """Answer one question about one image, greedily; `on_text` hears the text piece by piece.
+
+        Raises UserError for an unreadable image, or a prompt longer than the student's context.
+        """
+        started = time.perf_counter()
+        frames = images.preprocess(images.open_image(image), self.image_settings)
+        ids = self.prompt.ids(question, frames.rows, frames.columns)
+        limit = self.max_new_tokens if max_new_tokens is None else max_new_tokens
+        room = self.context - len(ids)
+        if room < 1:
+            raise UserError(f"the prompt has {len(ids)} tokens, the student reads {self.context}; ask a shorter question")
+        if limit < 1:
+            raise UserError(f"max_new_tokens is {limit}; it must be 1 or more")
+        seen_from = time.perf_counter()
+        features = self.backend.vision(frames.pixel_values, frames.pixel_attention_mask)
+        prefill_from = time.perf_counter()
+        logits = self.prefill(ids, features)
+        token = int(logits.argmax())
+        first_at = time.perf_counter()
+        token_ids, stream = [token], TextStream(self.prompt.tokenizer, on_text)
+        stream.feed(token)
+        decode_from = time.perf_counter()
+        while token not in self.stop_ids and len(token_ids) < min(limit, room):
+            token = int(self.step(token).argmax())
+            token_ids.append(token)
+            stream.feed(token)
+        ended = time.perf_counter()
+        steps = len(token_ids) - 1
+        return Answer(
+            text=stream.finish(),
+            token_ids=token_ids,
+            prompt_tokens=len(ids),
+            preprocess_ms=1000 * (seen_from - started),
+            vision_ms=1000 * (prefill_from - seen_from),
+            prefill_ms=1000 * (first_at - prefill_from),
+            ttft_ms=1000 * (first_at - started),
+            decode_tokens=steps,
+            decode_tokens_per_s=steps / (ended - decode_from) if steps else None,
+            total_ms=1000 * (time.perf_counter() - started),
+        )
+
+    def prefill(self, ids: list[int], features: np.ndarray) -> np.ndarray:
+        """Run the decoder over the whole prompt, image features in place; logits float32 [vocab] of its last token.
+
+        `features`: float32 [frames, image_tokens, hidden].
+        """
+        embeds = self.merge(np.asarray([ids], np.int64), features)
+        self.backend.start()
+        return self.backend.forward(embeds)[0, -1]
+
+    def merge(self, input_ids: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """Embeddings float32 [1, tokens, hidden] of int64 [1, tokens], image placeholders replaced by the features."""
+        embeds = self.backend.embed(input_ids)
+        places = input_ids == self.image_token_id
+        features = features.reshape(-1, features.shape[-1])
+        if int(places.sum()) != len(features):
+            raise UserError(
+                f"the prompt has {int(places.sum())} places for image features, the image makes {len(features)}; "
+                "the bundle's processor settings don't fit its graphs: export it again"
+            )
+        embeds[places] = features
+        return embeds
+
+    def step(self, token: int) -> np.ndarray:
+        """One more token into the decoder; logits float32 [vocab] of the next."""
+        return self.backend.forward(self.backend.embed(np.asarray([[token]], np.int64)))[0, -1]
+
+
+def free_threads() -> int:
+    """OMP_NUM_THREADS where it is set, else the number of cores this process may run on."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
