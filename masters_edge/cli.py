@@ -181,6 +181,11 @@ def doctor() -> None:
     console.print(machine.table())
 
 
+# A full disk, a full quota, a limit on file sizes: as errno, and as Rust and C++ libraries spell them.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_SIGNS = ("No space left on device", "quota exceeded", "File too large")
+
+
 def _quiet() -> None:
     from masters_edge.quiet import hush
 
@@ -196,9 +201,8 @@ def main() -> None:
     except KeyboardInterrupt:
         _fail("interrupted; the same command goes on where it stopped", 130)
     except Exception as error:  # a full disk surfaces as each library's own exception type
-        if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
-            place = getattr(error, "filename", None) or Path.cwd()
-            _fail(f"the disk is full ({place}); make room, and the same command goes on where it stopped", 2)
+        if getattr(error, "errno", None) in _FULL or any(sign in str(error) for sign in _FULL_SIGNS):
+            _fail(f"the disk is full ({error}); make room, and the same command goes on where it stopped", 2)
         raise
 
 

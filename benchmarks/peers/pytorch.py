@@ -4,6 +4,7 @@ Greedy, one question at a time for latency, in batches for accuracy over the who
 that touches torch, inside its functions.
 """
 
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -144,11 +145,12 @@ class PyTorchAnswerer:
 
     def _watch_vision(self) -> None:
         """Time the model's image features where it computes them, inside `generate`."""
-        inner = getattr(self.model, "model", self.model)
+        inner = self.model.base_model
         compute = getattr(inner, "get_image_features", None)
         if compute is None:
             return
 
+        @functools.wraps(compute)  # generate looks at its signature
         def timed(*args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
             features = compute(*args, **kwargs)

@@ -35,6 +35,10 @@ def slide(measurements: Sequence[Measurement], curve: Curve | None, title: str, 
         figure.text(0.018, 0.905, subtitle, fontsize=size * 0.9, color=style.MUTED, va="center", parse_math=False)
         upper.set_title("Training", pad=26)
         right.set_title("Accuracy against latency (bubble area: file size)", pad=26)
+        if training.missing(curve) is None:
+            note = "accuracy on held-out questions; below, the mask ratio"
+            upper.text(0, 1.025, note, transform=upper.transAxes, fontsize=size * 0.85, color=style.MUTED)
+        figure.align_ylabels([upper, lower])
         training.draw(upper, lower, curve, size)
         tradeoff.draw(right, measurements, size)
         stream = io.BytesIO()
@@ -44,12 +48,12 @@ def slide(measurements: Sequence[Measurement], curve: Curve | None, title: str, 
 
 def training_svg(curve: Curve, narrow: bool) -> str:
     """The training plot for the page."""
-    size = 10.0 if narrow else 11.0
+    size = 11.5 if narrow else 11.0
 
     def paint(figure: Any) -> None:
-        left = 0.145 if narrow else 0.09
+        left = 0.165 if narrow else 0.09
         grid = figure.add_gridspec(
-            2, 1, height_ratios=(3.2, 1.1), left=left, right=0.98, top=0.97, bottom=0.125, hspace=0.1
+            2, 1, height_ratios=(3.2, 1.1), left=left, right=0.98, top=0.97, bottom=0.135, hspace=0.1
         )
         upper = figure.add_subplot(grid[0])
         training.draw(upper, figure.add_subplot(grid[1], sharex=upper), curve, size)
@@ -59,12 +63,12 @@ def training_svg(curve: Curve, narrow: bool) -> str:
 
 def tradeoff_svg(measurements: Sequence[Measurement], narrow: bool, name: str) -> str:
     """The accuracy-against-latency plot for the page; `name` keeps its ids apart from other pictures'."""
-    size = 10.0 if narrow else 11.0
+    size = 11.5 if narrow else 11.0
 
     def paint(figure: Any) -> None:
         axes = figure.add_subplot()
-        left, top = (0.135, 0.86) if narrow else (0.08, 0.92)
-        axes.set_position((left, 0.115, 0.985 - left, top - 0.115))
+        left, bottom, top = (0.15, 0.125, 0.85) if narrow else (0.08, 0.115, 0.92)
+        axes.set_position((left, bottom, 0.985 - left, top - bottom))
         tradeoff.draw(axes, measurements, size, narrow)
 
     return _svg(paint, (4.4, 4.8) if narrow else (8.0, 5.0), size, f"tradeoff-{name}")

@@ -1,6 +1,6 @@
 """Accuracy against latency: one bubble per measured subject, its area the file size, and the Pareto front.
 
-In: measurements of one suite. Out: a drawn matplotlib axes. Fewer milliseconds is further left, so up and left is better.
+In: measurements of one suite. Out: a drawn matplotlib axes. Up and left is better.
 """
 
 import math
@@ -49,7 +49,7 @@ def draw(axes: Any, measurements: Sequence[Measurement], font_size: float, narro
     for m in sorted(timed, key=lambda m: -m.size_bytes):
         x, y = latency_ms(m), m.accuracy.per_cent
         colour = style.ROLE_COLOURS[m.role]
-        axes.plot([x, x], [m.accuracy.low, m.accuracy.high], color=colour, linewidth=2, zorder=2)
+        axes.plot([x, x], [m.accuracy.low, m.accuracy.high], color=style.INK, linewidth=1.6, zorder=4)
         mark = style.MARKS.get(m.kind, style.OTHER_MARK)
         axes.scatter(
             [x],
@@ -128,12 +128,14 @@ def _legend(axes: Any, timed: Sequence[Measurement], front: bool, font_size: flo
         handles.append(Line2D([], [], color=style.MUTED, linewidth=1.5, linestyle=(0, (4, 3)), label="Pareto front"))
     axes.legend(
         handles=handles,
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.0),
+        loc="lower left",
+        bbox_to_anchor=(-0.02, 1.0),
         ncols=3 if narrow else len(handles),
         frameon=False,
         fontsize=font_size * 0.85,
-        handletextpad=0.4,
-        columnspacing=1.2,
+        handletextpad=0.3,
+        handlelength=1.6,
+        columnspacing=1.0,
         borderaxespad=0.1,
+        borderpad=0.3,
     )

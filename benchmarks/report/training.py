@@ -73,7 +73,7 @@ def _curve(rows: Sequence[dict[str, Any]], cut: bool) -> Curve:
         if name is not None and name != phase:
             if phase is not None and offset + row["step"] < last:
                 offset = last
-            phases.append((offset + row["step"] if phases else 0, str(name)))
+            phases.append((offset + row["step"] if phases else 0, str(row.get("objective", f"phase {name}"))))
             phase = name
         step = offset + row["step"]
         if step < last:  # resumed from an older checkpoint
@@ -123,21 +123,20 @@ def draw(upper: Any, lower: Any, curve: Curve | None, font_size: float) -> None:
     if len(curve.phases) > 1:
         _mark_phases(upper, lower, curve, font_size)
     lower.set_xlabel("training steps")
-    lower.set_ylabel("mask\nratio")
+    lower.set_ylabel("mask ratio")
     if curve.mask:
         at, ratio = map(list, zip(*curve.mask))
-        if at[-1] < curve.last_step:
-            at.append(curve.last_step)
-            ratio.append(ratio[-1])
-        lower.fill_between(at, ratio, step="post", color=style.MASK_COLOUR, alpha=0.35, linewidth=0)
-        lower.step(at, ratio, where="post", color=style.MASK_COLOUR, linewidth=2)
-        lower.set_ylim(0, max(max(ratio) * 1.2, 0.05))
+        # A line's ratio is the one its step was trained with, so it holds up to that step ("pre").
+        lower.fill_between(at, ratio, step="pre", color=style.MASK_COLOUR, alpha=0.35, linewidth=0)
+        lower.step(at, ratio, where="pre", color=style.MASK_COLOUR, linewidth=2)
+        top = max(max(ratio) * 1.2, 0.05)
+        lower.set_ylim(-0.04 * top, top)  # a ratio of 0 stays visible above the axis
     else:
         lower.set_yticks([])
         lower.text(0.5, 0.5, "no mask ratio in the metrics", ha="center", va="center", transform=lower.transAxes)
     lower.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     lower.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    lower.yaxis.set_major_locator(MaxNLocator(nbins=3))
+    lower.yaxis.set_major_locator(MaxNLocator(nbins=3, steps=[1, 2, 5, 10]))
     upper.tick_params(labelbottom=False)
 
 
@@ -147,7 +146,7 @@ def _mark_phases(upper: Any, lower: Any, curve: Curve, font_size: float) -> None
             for axes in (upper, lower):
                 axes.axvline(start, color=style.MUTED, linewidth=1, linestyle=":")
         upper.annotate(
-            name if not name.isdigit() else f"phase {name}",
+            name,
             (start, 1),
             xycoords=("data", "axes fraction"),
             xytext=(4, -2),

@@ -100,8 +100,9 @@ class ImageFinder:
         if not self._is_file(path) and "\\" in text and os.sep == "/":  # written on Windows
             path = self._inside(text.replace("\\", "/"))
         if not self._is_file(path):
+            shown = str(path) if len(str(path)) <= 300 else f"{str(path)[:300]}..."
             raise UserError(
-                f"{place}, {keys[0]!r}: there is no image file {path}; mend the path or leave the row out "
+                f"{place}, {keys[0]!r}: there is no image file {shown}; mend the path or leave the row out "
                 "(relative paths start at the metadata file's folder, or at image_root where it is set)"
             )
         return path

@@ -63,7 +63,7 @@ def _file(path: Path, split: str | None, columns: list[str]) -> Source:
     suffix = path.suffix.lower()
     rows: Rows
     if suffix == ".parquet":
-        rows = Table(str(path), _load(str(path), lambda hf: hf.Dataset.from_parquet(str(path.resolve()))), columns)
+        rows = Table(str(path), _load(str(path), lambda hf: _parquet(hf, path)), columns)
     elif suffix == ".jsonl":
         rows = JsonLines(path)
     elif suffix == ".json":
@@ -75,11 +75,26 @@ def _file(path: Path, split: str | None, columns: list[str]) -> Source:
     return Source(rows, path.parent, path.stem)
 
 
+def _parquet(hf: Any, path: Path) -> Any:
+    import pyarrow.parquet
+
+    if pyarrow.parquet.read_metadata(path).num_rows == 0:  # datasets fails on it with a message about batch sizes
+        raise UserError(f"{path} holds no questions; give a data set with at least one row")
+    return hf.Dataset.from_parquet(str(path.resolve()))
+
+
+def _saved(hf: Any, path: Path) -> Any:
+    try:
+        return hf.load_from_disk(str(path))
+    except IndexError:  # what datasets 5.2 says to a saved data set without rows
+        raise UserError(f"{path} holds no questions, or one of its splits holds none; save it without that") from None
+
+
 def _folder(path: Path, config: str | None, split: str | None, columns: list[str]) -> Source:
     """A saved data set, a folder of images with its metadata file, or a folder of Parquet as the hub lays it out."""
     name = path.resolve().name
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-        loaded = _load(str(path), lambda hf: hf.load_from_disk(str(path)))
+        loaded = _load(str(path), lambda hf: _saved(hf, path))
         return Source(*_one_split(loaded, str(path), split, columns, path, name))
     inner = path / split if split is not None else path
     metadata = [inner / file for file in METADATA if (inner / file).is_file()]

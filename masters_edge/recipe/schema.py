@@ -152,6 +152,15 @@ class Train(Section):
     threads: int | Literal["auto"] = "auto"
     """CPU threads; `auto` takes the cores that are free at the start, and a resumed run keeps the number."""
 
+    @model_validator(mode="after")
+    def _whole_lines(self) -> "Train":
+        if self.save_every % self.log_every:
+            raise ValueError(
+                f"train.save_every ({self.save_every}) must be a multiple of train.log_every ({self.log_every}), "
+                "so that a resumed run writes the same metrics"
+            )
+        return self
+
 
 class Quantize(Section):
     """Number formats that `export` writes."""

@@ -35,6 +35,8 @@ class Engine:
         if ends is None:
             ends = prompter.tokenizer.eos_token_id
         self.end_ids = set(ends) if isinstance(ends, list) else {ends}
+        named = (getattr(model.config, name, None) for name in ("image_token_id", "video_token_id"))
+        self.placeholders = [token for token in named if token is not None] or None
 
     def answer(
         self,
@@ -94,6 +96,7 @@ class Engine:
                 max_new_tokens=self.max_new_tokens,
                 eos_token_id=sorted(self.end_ids),
                 pad_token_id=pad,
+                suppress_tokens=self.placeholders,  # a response with an image in it could not be trained on
             ),
             logits_processor=processors,
         )

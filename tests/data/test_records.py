@@ -45,6 +45,7 @@ def test_an_upright_picture_stays_upright():
     assert open_image(question(file.getvalue())).size == (4, 10)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]),

@@ -30,8 +30,8 @@ def test_hold_out_never_shares_an_image_and_loses_nothing(images, count, seed):
     try:
         train, held = hold_out(questions, count, seed)
     except UserError:
-        # Refused only where the images make it impossible: all but one image hold too few questions.
-        assert len(questions) - max(Counter(images).values()) < count or len(set(images)) == 1 or count > 0
+        # Refused only where some image is so large that the others hold fewer than `count` questions.
+        assert len(questions) - max(Counter(images).values()) < count
         return
     assert not {q.image_id for q in train} & {q.image_id for q in held}
     assert sorted(train + held, key=questions.index) == questions
@@ -94,9 +94,7 @@ def test_the_choices_are_independent_and_differ_by_seed():
 
 def test_the_same_choice_under_every_hash_seed():
     code = (
-        "from tests_questions import *\n"
-        if False
-        else "from masters_edge.data import Question, hold_out, keep_labels, sample\n"
+        "from masters_edge.data import Question, hold_out, keep_labels, sample\n"
         "qs = [Question(f'q{n}', 't', b'', f'i{n // 3}', 'a') for n in range(90)]\n"
         "print([q.id for q in hold_out(qs, 9, 5)[1]], [q.id for q in keep_labels(qs, 4, 5) if q.answer],"
         " [q.id for q in sample(qs, 4, 5)])"

@@ -1,0 +1,107 @@
+"""The gate every export passes through: does the exported student compute what PyTorch computes?
+
+On real samples, at exact arithmetic, with the same integers: the largest relative error of each part, then greedy
+answers token by token, end to end through the torch-free runtime. Past tolerance the export fails. Afterwards, at the
+settings that ship, the share of answers still equal.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from masters_edge.bundle import ExactParity, PartParity
+from masters_edge.errors import UserError
+from masters_edge.runtime import Student
+
+TOLERANCE = 1e-3  # relative; float32 graphs stay near 1e-6
+MAX_NEW_TOKENS = 32  # of each compared answer
+
+
+@dataclass
+class Found:
+    """The figures at exact settings, and PyTorch's answers to compare with again."""
+
+    figures: ExactParity
+    answers: list[list[int]]
+
+
+def exact(
+    references: Iterable[Any],
+    samples: list[tuple[Any, str]],
+    student: Student,
+    on_sample: Callable[[int], None],
+    tolerance: float = TOLERANCE,
+) -> Found:
+    """Compare the exported student with PyTorch's `references` (one for each sample, in order).
+
+    Raises UserError that names the part past `tolerance`, or the sample whose greedy answer differs. An answer may
+    differ only where PyTorch's own choice is a tie within the error measured for that sample; then it counts as not
+    equal, but doesn't fail the export.
+    """
+    worst = {"vision_encoder": 0.0, "embed_tokens": 0.0, "decoder": 0.0}
+    answers, equal = [], 0
+    for index, (reference, (image, question)) in enumerate(zip(references, samples)):
+        backend = student.backend
+        features = backend.vision(reference.pixel_values, reference.pixel_attention_mask)
+        found = {
+            "vision_encoder": (features, reference.features),
+            "embed_tokens": (backend.embed(reference.input_ids), reference.token_embeds),
+            "decoder": (_logits(student, reference), reference.logits),
+        }
+        for part, (ours, theirs) in found.items():
+            worst[part] = max(worst[part], relative_error(ours, theirs))
+            if not worst[part] <= tolerance:
+                raise UserError(
+                    f"parity failed: {part} is off by {worst[part]:.1e} (relative) from PyTorch on sample {index + 1} "
+                    f"({question!r}), the tolerance is {tolerance:.0e}; no bundle was written"
+                )
+        answer = student.answer(image, question, max_new_tokens=MAX_NEW_TOKENS).token_ids
+        if answer == reference.answer:
+            equal += 1
+        else:
+            _forgive_tie(answer, reference, found["decoder"][0], index, question)
+        answers.append(reference.answer)
+        on_sample(index + 1)
+    figures = {part: PartParity(max_relative_error=error) for part, error in worst.items()}
+    return Found(ExactParity(**figures, equal_answers=equal / len(samples)), answers)
+
+
+def equal_answers(answers: list[list[int]], samples: list[tuple[Any, str]], student: Student) -> float:
+    """Share (0 to 1) of greedy answers equal to `answers`, token by token."""
+    ours = [student.answer(image, question, max_new_tokens=MAX_NEW_TOKENS).token_ids for image, question in samples]
+    return sum(a == b for a, b in zip(ours, answers)) / len(samples)
+
+
+def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """max |ours - theirs| / max |theirs|; infinite where shapes differ or something isn't finite."""
+    if ours.shape != theirs.shape or not np.isfinite(ours).all():
+        return float("inf")
+    return float(np.abs(ours - theirs).max() / max(float(np.abs(theirs).max()), 1e-30))
+
+
+def _logits(student: Student, reference: Any) -> np.ndarray:
+    """Prefill of the whole prompt, then PyTorch's own answer fed token by token: float32 [1, tokens, vocab]."""
+    student.backend.start()
+    steps = [student.backend.forward(reference.embeds)]
+    for token in reference.answer[:-1]:
+        embeds = student.backend.embed(np.asarray([[token]], np.int64))
+        steps.append(student.backend.forward(embeds))
+    return np.concatenate(steps, axis=1)
+
+
+def _forgive_tie(answer: list[int], reference: Any, ours: np.ndarray, index: int, question: str) -> None:
+    """Raise UserError, unless PyTorch's logits at the first difference are closer than twice the measured error."""
+    expected = reference.answer
+    place = next((i for i, pair in enumerate(zip(answer, expected)) if pair[0] != pair[1]), None)
+    if place is not None:
+        logits = reference.logits[0, reference.input_ids.shape[1] - 1 + place]
+        margin = float(logits[expected[place]] - logits[answer[place]])
+        if margin <= 2 * float(np.abs(ours - reference.logits).max()):
+            return
+    where = min(len(answer), len(expected)) if place is None else place
+    raise UserError(
+        f"parity failed: the greedy answer to sample {index + 1} ({question!r}) differs from PyTorch's at token "
+        f"{where + 1}; no bundle was written"
+    )

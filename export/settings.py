@@ -1,0 +1,45 @@
+"""The files around the graphs: tokenizer, processor, chat template, generation settings.
+
+As transformers saves them, plus what transformers.js and our runtime read and transformers 5 no longer writes: a flat
+`preprocessor_config.json`, the chat template inside `tokenizer_config.json`, and `transformers.js_config`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from masters_edge.export.student import LoadedStudent
+
+
+def write_settings(student: LoadedStudent, folder: Path, dtype: str, external_data: list[str]) -> None:
+    """Write them into `folder`. `external_data` names the graphs whose weights lie in a file beside them."""
+    processor = student.processor
+    processor.save_pretrained(folder)
+    name = type(processor).__name__
+    image = processor.image_processor.to_dict()
+    write_json(folder / "preprocessor_config.json", {**_plain(image), "processor_class": name})
+
+    path = folder / "tokenizer_config.json"
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, {**tokenizer, "chat_template": processor.chat_template})
+    (folder / "chat_template.jinja").write_text(processor.chat_template, encoding="utf-8")
+
+    path = folder / "processor_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, {**settings, "processor_class": name, "image_seq_len": processor.image_seq_len})
+
+    browser: dict[str, Any] = {"dtype": dtype}
+    if external_data:
+        browser["use_external_data_format"] = {stem: 1 for stem in external_data}
+    write_json(folder / "config.json", {**student.config, "transformers.js_config": browser})
+    write_json(folder / "generation_config.json", student.model.generation_config.to_diff_dict())
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """UTF-8, two spaces, one line break at the end."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without the numpy and enum types that JSON doesn't know."""
+    return json.loads(json.dumps(settings, default=lambda value: getattr(value, "value", str(value))))

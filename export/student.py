@@ -1,0 +1,64 @@
+"""A student as transformers saves it, loaded for export: model in float32, processor, settings."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from masters_edge.errors import UserError
+from masters_edge.quiet import hush, hush_transformers
+
+
+@dataclass
+class LoadedStudent:
+    """`model` is in eval mode and float32; `config` is the content of `config.json`."""
+
+    folder: Path
+    model: Any
+    processor: Any
+    config: dict[str, Any]
+
+    @property
+    def model_type(self) -> str:
+        return self.config["model_type"]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a checkpoint folder; raises UserError where there is none."""
+    path = folder / "config.json"
+    if not folder.is_dir():
+        raise UserError(f"there is no student folder {folder}; train one with `masters-edge distill RECIPE`")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder} has no config.json; give the folder of a checkpoint saved by transformers") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read ({error}); save the student again") from None
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise UserError(f"{path} names no model_type; give the folder of a checkpoint saved by transformers")
+    return config
+
+
+def load(folder: Path) -> LoadedStudent:
+    """Load model and processor; raises UserError where the folder lacks weights, tokenizer or chat template."""
+    config = read_config(folder)
+    hush()
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from masters_edge.families import video_slot
+
+    hush()  # torch's import gives its loggers levels of its own
+    hush_transformers()
+    video_slot.fill()
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+        )
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"the student in {folder} can't be loaded ({reason}); save model and processor again") from None
+    if not getattr(processor, "chat_template", None):
+        raise UserError(f"the student in {folder} has no chat template; save its processor with one")
+    return LoadedStudent(folder, model.eval().requires_grad_(False), processor, config)

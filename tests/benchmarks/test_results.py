@@ -1,0 +1,82 @@
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from masters_edge.benchmarks import results
+from masters_edge.errors import UserError
+from tests.benchmarks import sample
+
+
+def test_written_results_read_back_equal(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "results.json"
+    results.write(path, sample.results())
+    assert results.read(path) == sample.results()
+    assert json.loads(path.read_text())["schema_version"] == 1
+    assert [p.name for p in path.parent.iterdir()] == ["results.json"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "is damaged, it is no JSON"),
+        ("[]", "no results file of masters-edge"),
+        ('{"schema_version": true}', "no results file"),
+        ('{"schema_version": 0}', "has results schema 0, this masters-edge reads 1; measure again"),
+        ('{"schema_version": 2}', "has results schema 2, this masters-edge reads 1; update masters-edge"),
+        ('{"schema_version": 1, "measurements": [{}]}', "is damaged at measurements.0.name"),
+        ('{"schema_version": 1, "extra": 1}', "is damaged at extra"),
+    ],
+)
+def test_bad_files_are_one_sentence(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=said) as caught:
+        results.read(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no results file .*masters-edge bench"):
+        results.read(tmp_path / "results.json")
+    with pytest.raises(UserError, match="can't be read"):
+        results.read(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "results.json"
+    results.write(path, sample.results())
+    before = path.read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="can't be written .No space left on device"):
+        results.write(path, results.Results())
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_accuracy_must_be_its_count(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="is not 50.0%"):
+        results.Accuracy(asked=10, right=6, per_cent=50, low=20, high=80)
+    with pytest.raises(ValidationError, match="interval"):
+        results.Accuracy(asked=10, right=5, per_cent=50, low=55, high=80)
+
+
+def test_a_figure_cannot_be_nan() -> None:
+    with pytest.raises(ValidationError):
+        results.Stage(median=float("nan"), p90=1, spread=1, n=1)
+
+
+def test_new_measurement_takes_the_place_of_its_namesake() -> None:
+    before = sample.results()
+    again = sample.measurement("student fp32", right=1)
+    after = before.with_measurement(again)
+    assert [m.name for m in after.measurements] == [m.name for m in before.measurements]
+    assert after.measurements[3] == again
+    elsewhere = sample.measurement("student fp32", device=sample.DEVICE.model_copy(update={"name": "board"}))
+    assert len(after.with_measurement(elsewhere).measurements) == len(before.measurements) + 1

@@ -1,0 +1,172 @@
+"""A whole tiny run: what it writes, that it learns, and that a killed one ends with the same student."""
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from masters_edge.distill import distill
+from masters_edge.errors import UserError
+from masters_edge.responses import store
+
+
+def start(recipe: Path, *overrides: str) -> subprocess.Popen:
+    """masters-edge as a user starts it, in the recipe's folder."""
+    command = [sys.executable, "-m", "masters_edge", "distill", recipe.name, *overrides]
+    return subprocess.Popen(command, cwd=recipe.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def weights(run: Path) -> str:
+    return hashlib.sha256((run / "student" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def metrics(run: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+def kill_at_random_points(recipe: Path, kills: int, seed: int) -> None:
+    """An undisturbed run against one killed `kills` times: same weights, same metrics."""
+    started = time.monotonic()
+    process = start(recipe, "run_dir=whole")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    took = time.monotonic() - started
+    rng, killed = random.Random(seed), 0
+    while killed < kills:
+        process = start(recipe, "run_dir=killed")
+        try:
+            output, _ = process.communicate(timeout=rng.uniform(0.3 * took, took))
+            assert process.returncode == 0, output
+            break  # it got through before it was to be killed
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            killed += 1
+    process = start(recipe, "run_dir=killed")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert killed > 0
+    assert weights(recipe.parent / "whole") == weights(recipe.parent / "killed")
+    assert metrics(recipe.parent / "whole") == metrics(recipe.parent / "killed")
+    left = [path for path in (recipe.parent / "killed").rglob(".*.part")]
+    assert not left
+
+
+def test_killed_run_ends_with_the_same_student(tiny_recipe: Path) -> None:
+    kill_at_random_points(tiny_recipe, kills=2, seed=int(time.time()))
+
+
+@pytest.mark.slow
+def test_killed_often_ends_with_the_same_student(tiny_recipe: Path) -> None:
+    kill_at_random_points(tiny_recipe, kills=30, seed=int(time.time()))
+
+
+def test_a_run_writes_all_it_promises(tiny_recipe: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tiny_recipe.parent)
+    run = distill(tiny_recipe)
+    assert run.finished and run.folder == Path("runs/tiny")
+    info = run.info()
+    assert info["seed"] == 0 and info["versions"]["torch"] and set(info["fingerprints"]) == {"student", "teachers", "data"}
+    lines = metrics(run.folder)
+    ratios = [line["mask_ratio"] for line in lines if "jsd" in line]
+    assert ratios == [0.2, 0.2, 0.15, 0.15, 0.1, 0.1, 0.05, 0.05, 0.0, 0.0]
+    assert [line["step"] for line in lines if "eval_accuracy" in line] == [0, 5, 10]
+    jsd = [line["jsd"] for line in lines if "jsd" in line]
+    assert sum(jsd[-3:]) < sum(jsd[:3])
+    names = {path.name for path in run.student.iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "processor_config.json", "chat_template.jinja"} <= names
+    assert list((run.folder / "tensorboard").rglob("events.*"))
+
+    from masters_edge.families import load_model, load_processor
+
+    assert load_model(str(run.student)).config.model_type == "smolvlm" and load_processor(str(run.student)).tokenizer
+
+    rows = [row for path in (run.folder / "phase-0-joint/responses").iterdir() for row in store.read(path)]
+    by_group: dict = {}
+    for row in rows:
+        by_group.setdefault((row["stage"], row["question_id"]), []).append(row)
+    assert {row["ratio"] for row in rows} == {0.2, 0.15, 0.1, 0.05, 0.0}
+    assert {row["label_source"] for row in rows} == {"label", "teacher"}
+    for group in by_group.values():
+        assert sum(row["count"] for row in group) == 8
+        assert len({tuple(row["token_ids"]) for row in group}) == len(group)
+        assert max(row["r_distill"] for row in group) == 1.0
+        for row in group:
+            assert row["reward"] == pytest.approx(row["r_acc"] + row["r_distill"])
+            assert len(row["log_probs"]) == len(row["token_ids"]) <= 4
+
+    capsys.readouterr()
+    assert distill(tiny_recipe).finished
+    assert "is finished: nothing to do" in capsys.readouterr().out
+    with pytest.raises(UserError, match="holds a run with another seed"):
+        distill(tiny_recipe, ["seed=3"])
+
+
+@pytest.mark.parametrize("objective", ["distill", "reward", "labels"])
+def test_each_objective_trains(tiny_recipe: Path, monkeypatch, objective: str) -> None:
+    monkeypatch.chdir(tiny_recipe.parent)
+    run = distill(tiny_recipe, [f"train.phases.0.objective={objective}", "data.labels=60"])
+    lines = metrics(run.folder)
+    assert ("jsd" in lines[1]) == (objective == "distill")
+    assert ("kl_reference" in lines[1]) == (objective == "reward")
+    if objective == "labels":
+        losses = [line["loss"] for line in lines if "loss" in line]
+        assert losses[-1] < losses[0]
+        assert not (run.folder / "phase-0-labels/responses").exists()
+
+
+def test_one_phase_after_the_other_and_a_chain_of_teachers(tiny_recipe: Path, models: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tiny_recipe.parent)
+    (tiny_recipe.parent / "large").symlink_to(models / "student", target_is_directory=True)
+    phases = "train.phases=[{objective: distill, steps: 6}, {objective: reward, steps: 6}]"
+    run = distill(tiny_recipe, [phases, "teachers=[./teacher, ./large]", "mask.r_max=0.1"])
+    lines = [line for line in metrics(run.folder) if "loss" in line]
+    assert [line["phase"] for line in lines] == [0] * 6 + [1] * 6
+    assert [line["teacher"] for line in lines] == [0, 0, 0, 1, 1, 1] * 2
+    assert [line["mask_ratio"] for line in lines[:6]] == [0.1, 0.05, 0.0] * 2
+    assert (run.folder / "phase-0-distill/student/model.safetensors").exists() and run.finished
+
+
+def test_generate_alone_is_what_distill_goes_on_with(tiny_recipe: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tiny_recipe.parent)
+    run = distill(tiny_recipe, only_generate=True)
+    shards = {p: p.stat().st_mtime_ns for p in (run.folder / "phase-0-joint/responses").iterdir()}
+    assert shards and not run.finished
+    distill(tiny_recipe)
+    assert shards == {p: p.stat().st_mtime_ns for p in shards}
+
+
+def test_teacher_with_another_tokenizer_is_refused_before_anything_is_written(tiny_recipe: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tiny_recipe.parent)
+    import shutil
+
+    shutil.copytree(tiny_recipe.parent / "teacher", tiny_recipe.parent / "stranger")
+    tokenizer = json.loads((tiny_recipe.parent / "stranger/tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    last, before = sorted(vocabulary, key=vocabulary.get)[-2:]
+    vocabulary[last], vocabulary[before] = vocabulary[before], vocabulary[last]
+    (tiny_recipe.parent / "stranger/tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(UserError, match=r"tokenizers of student .*student and teacher .*stranger differ in: vocabulary"):
+        distill(tiny_recipe, ["teachers=[./stranger]"])
+    assert not Path("runs").exists()
+
+
+def test_a_full_disk_is_one_sentence(tiny_recipe: Path) -> None:
+    """Files are limited to 40 KB in that process, as a full disk would: the checkpoint can't be written."""
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000));"
+        "sys.argv = ['masters-edge', 'distill', 'tiny.yaml']; from masters_edge.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tiny_recipe.parent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "the disk is full" in done.stderr and "Traceback" not in done.stderr
+    assert not (tiny_recipe.parent / "runs/tiny/student").exists()
