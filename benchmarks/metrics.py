@@ -6,7 +6,7 @@ In: the metric's name, the response, the label. Out: a float in [0, 1]. A new ru
 import difflib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from masters_edge.errors import UserError
 
@@ -40,6 +40,12 @@ def get(name: str) -> Rule:
 def score(metric: str, response: str, answer: str) -> float:
     """How well `response` matches `answer` by the rule `metric`, in [0, 1]."""
     return get(metric)(response, answer)
+
+
+def best_score(metric: str, response: str, answers: Iterable[str]) -> float:
+    """The largest score over the accepted answers, as DocVQA and ChartQA count where they accept several."""
+    rule = get(metric)
+    return max(rule(response, answer) for answer in answers)
 
 
 def _plain(text: str) -> str:
@@ -101,8 +107,8 @@ def anls(response: str, answer: str) -> float:
     """Normalized Levenshtein similarity, 0 where it is below 0.5.
 
     Source: Scene Text VQA (Biten et al. 2019, eq. 1, threshold 0.5), used by DocVQA and InfographicVQA. Case and
-    whitespace are ignored as in their evaluation. One label at a time: where a data set accepts several, score each
-    and take the largest.
+    whitespace are ignored as in their evaluation. One label at a time: where a data set accepts several,
+    `best_score` takes the largest.
     """
     said, label = (" ".join(text.split()).casefold() for text in (response, answer))
     longest = max(len(said), len(label))

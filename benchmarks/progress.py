@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def progress_bar(console: Console | None = None) -> Iterator[OnProgress]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bar:
-        tasks: dict[str, tuple[str, int]] = {}
+        tasks: dict[str, tuple[str, TaskID]] = {}
 
         def show(step: Step) -> None:
             # Latency and accuracy share one count of questions; starting and warming up have counts of their own.

@@ -140,7 +140,7 @@ def _write_job(folder: Path, subject: Subject, suite: Suite, options: Options) -
                     "text": question.text,
                     "image": str(_image_file(folder, question, written)),
                     "image_id": question.image_id,
-                    "answer": question.answer,
+                    "answers": question.answers or [question.answer],
                 }
                 file.write(json.dumps(row) + "\n")
     except OSError as error:
@@ -162,7 +162,7 @@ def _image_file(folder: Path, question: Question, written: dict[str, Path]) -> P
         return question.image.resolve()
     if question.image_id not in written:
         file = folder / f"image-{len(written)}"
-        file.write_bytes(question.image)
+        file.write_bytes(question.image if isinstance(question.image, bytes) else question.image.read_bytes())
         written[question.image_id] = file
     return written[question.image_id]
 
@@ -181,7 +181,6 @@ def _run(folder: Path, job: dict[str, Any], subject: Subject, on_progress: OnPro
                 result = _follow(process, subject, on_progress)
                 status = process.wait()
             except BaseException:  # interrupted, an error event, or the callback failed
-                process.kill()
                 raise
         if result is None or status != 0:
             raise UserError(f"measuring {subject.name} ({subject.place}) stopped: {_last_words(stderr, status)}")

@@ -63,7 +63,9 @@ def run(job: dict[str, Any], began: float, emit: Emit) -> dict[str, Any]:
 
     from masters_edge.benchmarks import machine, metrics
 
-    rule = metrics.get(job["metric"])
+    def score(text: str, question: Question) -> float:
+        return metrics.best_score(job["metric"], text, question.answers)
+
     asked = [first, *questions]
     ticker = _Ticker(emit, len(asked))
     for number, question in enumerate(asked[: job["warm_up"]], start=1):
@@ -79,7 +81,7 @@ def run(job: dict[str, Any], began: float, emit: Emit) -> dict[str, Any]:
             value = getattr(answer, name)
             if value is not None:
                 stages[name].append(float(value))
-        right += rule(answer.text, str(question.answer))
+        right += score(answer.text, question)
         ticker.tick("latency", 1, right)
     peak_rss_mib = machine.peak_rss_mib()
     for chunk in _chunks(rest, answerer.batch_size):
@@ -87,7 +89,7 @@ def run(job: dict[str, Any], began: float, emit: Emit) -> dict[str, Any]:
             texts = answerer.answer_many([open_image(q) for q in chunk], [q.text for q in chunk])
         else:
             texts = [answerer.answer(open_image(q), q.text).text for q in chunk]
-        right += sum(rule(text, str(q.answer)) for text, q in zip(texts, chunk))
+        right += sum(score(text, q) for text, q in zip(texts, chunk))
         ticker.tick("accuracy", len(chunk), right)
 
     facts = answerer.facts
@@ -127,7 +129,7 @@ def _questions(file: Path) -> Iterator[Question]:
     with file.open(encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
-            yield Question(row["id"], row["text"], Path(row["image"]), row["image_id"], row["answer"])
+            yield Question(row["id"], row["text"], Path(row["image"]), row["image_id"], answers=tuple(row["answers"]))
 
 
 def _chunks(questions: list[Question], size: int) -> Iterator[list[Question]]:

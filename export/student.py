@@ -40,11 +40,12 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def load(folder: Path) -> LoadedStudent:
-    """Load model and processor; raises UserError where the folder lacks weights, tokenizer or chat template."""
+    """Load model and processor; raises UserError where weights, tokenizer or chat template are missing."""
     config = read_config(folder)
     hush()
     import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from safetensors import SafetensorError
+    from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 
     from masters_edge.families import video_slot
 
@@ -52,13 +53,18 @@ def load(folder: Path) -> LoadedStudent:
     hush_transformers()
     video_slot.fill()
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+        model, found = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+        # With torchvision installed transformers would resize otherwise than the runtime does on the device.
+        processor.image_processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"the student in {folder} can't be loaded ({reason}); save model and processor again") from None
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise UserError(f"the student in {folder} lacks weights its config.json asks for ({missing[0]}); save it again")
     if not getattr(processor, "chat_template", None):
         raise UserError(f"the student in {folder} has no chat template; save its processor with one")
     return LoadedStudent(folder, model.eval().requires_grad_(False), processor, config)

@@ -24,6 +24,7 @@ def hush() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     # torch's exporter copies a tree spec through a deprecated class of its own.

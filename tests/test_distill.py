@@ -30,32 +30,32 @@ def metrics(run: Path) -> list[dict]:
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 
+def progress(run: Path) -> int:
+    """How far a run is: shards made and lines of metrics written."""
+    log = run / "metrics.jsonl"
+    return len(list(run.rglob("part-*.parquet"))) + len(list(run.rglob("stage-*.parquet"))) + (
+        log.read_text().count("\n") if log.exists() else 0
+    )
+
+
 def kill_at_random_points(recipe: Path, kills: int, seed: int) -> None:
-    """An undisturbed run against one killed `kills` times: same weights, same metrics."""
-    started = time.monotonic()
-    process = start(recipe, "run_dir=whole")
-    output, _ = process.communicate()
+    """An undisturbed run against one killed `kills` times, anywhere from the first shard to the last line."""
+    output, _ = (process := start(recipe, "run_dir=whole")).communicate()
     assert process.returncode == 0, output
-    took = time.monotonic() - started
-    rng, killed = random.Random(seed), 0
-    while killed < kills:
+    whole, killed = recipe.parent / "whole", recipe.parent / "killed"
+    rng = random.Random(seed)
+    for point in sorted(rng.randrange(progress(whole)) for _ in range(kills)):
         process = start(recipe, "run_dir=killed")
-        try:
-            output, _ = process.communicate(timeout=rng.uniform(0.3 * took, took))
-            assert process.returncode == 0, output
-            break  # it got through before it was to be killed
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            killed += 1
-    process = start(recipe, "run_dir=killed")
-    output, _ = process.communicate()
+        while process.poll() is None and progress(killed) < point:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.05))
+        process.kill()
+        process.communicate()
+    output, _ = (process := start(recipe, "run_dir=killed")).communicate()
     assert process.returncode == 0, output
-    assert killed > 0
-    assert weights(recipe.parent / "whole") == weights(recipe.parent / "killed")
-    assert metrics(recipe.parent / "whole") == metrics(recipe.parent / "killed")
-    left = [path for path in (recipe.parent / "killed").rglob(".*.part")]
-    assert not left
+    assert weights(whole) == weights(killed), f"seed {seed}"
+    assert metrics(whole) == metrics(killed), f"seed {seed}"
+    assert not list(killed.rglob(".*.part"))
 
 
 def test_killed_run_ends_with_the_same_student(tiny_recipe: Path) -> None:

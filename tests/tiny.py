@@ -72,9 +72,7 @@ def picture(width: int = 64, height: int = 48, seed: int = 0) -> Image.Image:
 
 def _image_settings(splitting: bool) -> dict:
     longest = 2 * SIDE if splitting else SIDE
-    return dict(
-        size={"longest_edge": longest}, max_image_size={"longest_edge": SIDE}, do_image_splitting=splitting
-    )
+    return dict(size={"longest_edge": longest}, max_image_size={"longest_edge": SIDE}, do_image_splitting=splitting)
 
 
 def _tokenizer(**extra):
@@ -149,7 +147,7 @@ def _save(folder: Path, model_class, config, processor, seed: int) -> Path:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
-                parameter.normal_(0, 0.3 if "embed_tokens" in name else 0.12)
+                parameter.normal_(0, 0.1 if "embed_tokens" in name else 0.2)
     model.generation_config.update(
         pad_token_id=config.text_config.pad_token_id,
         bos_token_id=config.text_config.bos_token_id,

@@ -98,4 +98,5 @@ def _inline(svg: str, prefix: str) -> str:
     svg = svg.replace("xlink:href", "href")
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
-    return re.sub(r"(font: [^;\"]*?px )'?DejaVu Sans[^;\"]*", r"\1system-ui, sans-serif", svg)
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # its rules would hold for the whole page
+    return re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", svg)

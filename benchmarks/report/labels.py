@@ -13,7 +13,7 @@ from masters_edge.benchmarks.report.style import MUTED, PAPER
 
 # (x, y) direction in which a label leaves its mark, best first
 _DIRECTIONS = ((1, 0), (0, 1), (0, -1), (-1, 0), (0.75, 0.75), (0.75, -0.75), (-0.75, 0.75), (-0.75, -0.75))
-_GAPS = (3.0, 14.0, 30.0, 48.0)  # points between mark and label
+_GAPS = (3.0, 14.0, 30.0, 48.0, 70.0, 95.0, 125.0)  # points between mark and label
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def place(
             bottom = centre[1] + dy * reach - (0 if dy > 0 else extent.height if dy < 0 else extent.height / 2)
             box = (left, bottom, left + extent.width, bottom + extent.height)
             cost = rank + 4 * _outside(box, (border.x0, border.y0, border.x1, border.y1))
-            cost += sum(2 * _overlap(box, other) for other in taken)
+            cost += sum(2 * _overlap(_wider(box, 4 * scale), other) for other in taken)
             cost += sum(_overlap(box, other) for other in solid)
             cost += sum(40 * sum(_inside(point, box) for point in points) / scale for points in drawn)
             if cost < cost_of_best:
@@ -86,6 +86,10 @@ def place(
 
 def _around(centre: tuple[float, float], radius: float) -> Box:
     return centre[0] - radius, centre[1] - radius, centre[0] + radius, centre[1] + radius
+
+
+def _wider(box: Box, margin: float) -> Box:
+    return box[0] - margin, box[1], box[2] + margin, box[3]
 
 
 def _overlap(a: Box, b: Box) -> float:

@@ -45,7 +45,7 @@ def plotting(font_size: float) -> Iterator[Any]:
     import logging
     import warnings
 
-    settings = {
+    settings: Any = {
         "font.size": font_size,
         "axes.titlesize": font_size * 1.1,
         "axes.titleweight": "bold",

@@ -82,6 +82,8 @@ def _curve(rows: Sequence[dict[str, Any]], cut: bool) -> Curve:
         last = step
         for key, series in (("eval_accuracy", accuracy), ("mask_ratio", mask)):
             value = row.get(key)
+            if series is mask and step in mask:
+                continue  # where a phase begins: the step was trained with the ratio of the phase before
             if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
                 series[step] = float(value)
     return Curve(tuple(accuracy.items()), tuple(mask.items()), tuple(phases), last, cut)

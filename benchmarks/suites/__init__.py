@@ -5,15 +5,14 @@ Built-in suites are found by name, one file each; `from_questions` makes one of 
 
 import difflib
 import hashlib
-import json
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
-from pathlib import Path
 
 from masters_edge.benchmarks import metrics
+from masters_edge.data.fingerprint import fingerprint
 from masters_edge.data.records import Question
 from masters_edge.errors import UserError
 
@@ -31,18 +30,8 @@ class Suite:
 
     @cached_property
     def sha256(self) -> str:
-        """A fingerprint of what is asked: ids, texts, labels, metric, and each image's bytes or name and size."""
-        digest = hashlib.sha256(self.metric.encode())
-        sizes: dict[Path, int] = {}
-        for question in self.questions:
-            if isinstance(question.image, Path):
-                if question.image not in sizes:
-                    sizes[question.image] = question.image.stat().st_size if question.image.exists() else -1
-                image = f"{question.image.name}:{sizes[question.image]}"
-            else:
-                image = hashlib.sha256(question.image).hexdigest()
-            digest.update(json.dumps([question.id, question.text, question.answer, image]).encode())
-        return digest.hexdigest()
+        """A fingerprint of what is asked, how it is scored, and in which order."""
+        return hashlib.sha256(f"{self.metric} {fingerprint(self.questions)}".encode()).hexdigest()
 
     def take(self, count: int | None, seed: int = 0) -> "Suite":
         """At most `count` of the questions, drawn at random with a fixed seed, in the suite's order; None for all."""

@@ -125,7 +125,7 @@ class Decoder(nn.Module):
             use_cache=True,
             **{self.cache_argument: cache},
         )
-        present = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        present = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]  # type: ignore[union-attr]
         return (self.lm_head(output.last_hidden_state), *present)
 
 
@@ -135,7 +135,7 @@ def _cache(past: list[torch.Tensor]) -> DynamicCache:
     for keys, values in zip(past[::2], past[1::2]):
         layer = DynamicLayer()
         layer.keys, layer.values = keys, values
-        layer.dtype, layer.device, layer.is_initialized = keys.dtype, keys.device, True
+        layer.dtype, layer.device, layer.is_initialized = keys.dtype, keys.device, True  # type: ignore[attr-defined]
         cache.layers.append(layer)
     return cache
 
@@ -218,8 +218,8 @@ class Reference:
     """What PyTorch says about one image and one question, in float32, through transformers' own code.
 
     `input_ids` int64 [1, tokens]; `pixel_values`, `pixel_attention_mask` as the vision part takes them; `features`
-    float32 [frames, image_tokens, hidden]; `token_embeds` float32 [1, tokens, hidden], `embeds` the same with the features in place;
-    `answer` the greedy ids; `logits` float32 [1, tokens + len(answer) - 1, vocab].
+    float32 [frames, image_tokens, hidden]; `token_embeds` float32 [1, tokens, hidden], `embeds` the same with the
+    features in place; `answer` the greedy ids; `logits` float32 [1, tokens + len(answer) - 1, vocab].
     """
 
     def __init__(self, student: LoadedStudent, image: Any, question: str, max_new_tokens: int) -> None:
@@ -245,9 +245,7 @@ class Reference:
         )
         seen = {"pixel_values": pixels, "pixel_attention_mask": mask.bool()}
         with torch.no_grad():
-            whole = model.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), **seen, generation_config=greedy
-            )
+            whole = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **seen, generation_config=greedy)
             features = torch.cat(model.get_image_features(**seen, return_dict=True).pooler_output)
             embeds = model.get_input_embeddings()(ids)
             places = (ids == model.config.image_token_id)[..., None]

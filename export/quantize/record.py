@@ -37,7 +37,7 @@ class QuantizedTensor:
     def __post_init__(self) -> None:
         out, inside = self.integers.shape
         grouped = (out, inside // self.group_size)
-        if self.axis != 1 or inside % self.group_size or self.scales.shape != grouped != self.zero_points.shape:
+        if self.axis != 1 or inside % self.group_size or {self.scales.shape, self.zero_points.shape} != {grouped}:
             raise ValueError(f"{self.name}: {self.integers.shape} integers don't fit {self.scales.shape} scales")
         low, high = -(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1
         if self.integers.min() < low or self.integers.max() > high:
@@ -74,7 +74,9 @@ def load(path: Path) -> list[QuantizedTensor]:
                 )
             return [
                 QuantizedTensor(
-                    name, *(file.get_tensor(f"{name}.{field}") for field in ("integers", "scales", "zero_points")), **about
+                    name,
+                    *(file.get_tensor(f"{name}.{field}") for field in ("integers", "scales", "zero_points")),
+                    **about,
                 )
                 for name, about in json.loads(metadata["tensors"]).items()
             ]

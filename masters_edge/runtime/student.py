@@ -97,7 +97,9 @@ class Student:
         limit = self.max_new_tokens if max_new_tokens is None else max_new_tokens
         room = self.context - len(ids)
         if room < 1:
-            raise UserError(f"the prompt has {len(ids)} tokens, the student reads {self.context}; ask a shorter question")
+            raise UserError(
+                f"the prompt has {len(ids)} tokens, the student reads {self.context}; ask a shorter question"
+            )
         if limit < 1:
             raise UserError(f"max_new_tokens is {limit}; it must be 1 or more")
         seen_from = time.perf_counter()

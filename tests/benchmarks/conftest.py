@@ -24,7 +24,7 @@ def fake_kind(monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def suite() -> Suite:
-    """20 questions; half their pictures are files' bytes. One label in four is wrong: 75% is all a seeing student gets."""
+    """20 questions about pictures in memory. One label in four is wrong: 75% is all that a seeing student gets."""
     names = list(COLOURS)
     questions = []
     for number in range(20):

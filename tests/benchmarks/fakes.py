@@ -33,7 +33,8 @@ class Fake:
         self.behaviour = json.loads((Path(path) / "behaviour.json").read_text(encoding="utf-8"))
         time.sleep(self.behaviour.get("load_s", 0))
         self.batch_size = self.behaviour.get("batch_size", 1)
-        self.facts = Facts("onnx", "fake", "int4", 1234, versions={"numpy": "0.0"} if "old_numpy" in path else {})
+        versions = {"numpy": "0.0"} if "old_numpy" in path else {}
+        self.facts = Facts("onnx", "fake", "int4", size_bytes=5678, parameters=1234, versions=versions)
         self.asked = 0
         self.log = Path(path) / "asked.txt"
 

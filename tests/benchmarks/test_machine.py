@@ -37,7 +37,7 @@ def test_peak_memory_grows_with_what_was_taken_and_never_shrinks() -> None:
     during = machine.peak_rss_mib()
     del ballast
     assert during >= psutil.Process().memory_info().rss / 2**20 - 1
-    assert during >= before and machine.peak_rss_mib() >= during
+    assert during >= before + 70 and machine.peak_rss_mib() >= during - 2  # the kernel counts in batches
 
 
 @linux

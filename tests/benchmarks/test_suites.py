@@ -28,6 +28,7 @@ def test_take_is_the_same_every_time_and_in_order(suite: Suite) -> None:
 def test_fingerprint_follows_everything_that_is_asked(suite: Suite, tmp_path: Path) -> None:
     first, *rest = suite.questions
     variants = [
+        replace(suite, questions=(replace(first, answers=("red", "crimson")), *rest)),
         replace(suite, metric="anls"),
         replace(suite, questions=(replace(first, text="other"), *rest)),
         replace(suite, questions=(replace(first, answer="other"), *rest)),

@@ -68,3 +68,7 @@ def test_fast_for_fifty_thousand(tmp_path: Path):
     start = time.process_time()
     fingerprint(questions)
     assert time.process_time() - start < 2
+
+
+def test_no_answer_is_not_an_empty_answer():
+    assert fingerprint([replace(BASE, answer=None)]) != fingerprint([replace(BASE, answer="")])

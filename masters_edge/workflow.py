@@ -1,0 +1,231 @@
+"""What `export`, `bench`, `report` and `ask` do with a run folder: find the parts, reuse what is done, say where it went."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from masters_edge import data, runs
+from masters_edge.data.records import Question, open_image
+from masters_edge.display import console, progress, say
+from masters_edge.errors import UserError
+from masters_edge.recipe import Recipe, checkpoint
+from masters_edge.runs import Run
+
+
+def export(
+    *,
+    student: Path | None,
+    targets: Sequence[str] | None,
+    schemes: Sequence[str] | None,
+    out: Path | None,
+    run: Path | None,
+) -> list[Path]:
+    """Bundles of one student, one per target and scheme; a bundle that is up to date is left as it is.
+
+    Returns:
+        the bundles' folders.
+    """
+    from masters_edge import bundle as bundles
+    from masters_edge.export import export_student
+
+    home = _run_of(run, student)
+    recipe = home.recipe() if home else None
+    folder = student or (home.student if home else None)
+    assert folder is not None
+    samples = _samples(home, recipe)
+    made = []
+    for target in targets or (recipe.export.targets if recipe else ["onnx"]):
+        for scheme in schemes or (recipe.quantize.schemes if recipe else ["fp32", "int4"]):
+            place = (out or (home.bundles if home else folder.parent / "bundles")) / f"{target}-{scheme}"
+            made.append(place)
+            if _up_to_date(place, folder, target, scheme):
+                say(f"{place} is up to date with {folder}: reused")
+                continue
+            started = time.monotonic()
+            with progress(f"{target} {scheme}", 100) as bar:
+                manifest = export_student(
+                    folder,
+                    target=target,
+                    scheme=scheme,
+                    out=place,
+                    samples=samples,
+                    on_progress=lambda stage, share: bar(completed=round(100 * share), note=stage),
+                )
+            size = sum(file.bytes for file in bundles.read(place).files)
+            equal = manifest.parity.shipped.equal_answers
+            say(
+                f"{place}: {size / 1e6:.2f} MB, {time.monotonic() - started:.0f} s, "
+                f"{100 * equal:.0f}% of {manifest.parity.samples} answers equal to PyTorch's"
+            )
+    return made
+
+
+def bench(
+    *,
+    bundles: Sequence[Path] | None,
+    run: Path | None,
+    device: str,
+    questions: int | None,
+    threads: int | None,
+    fresh: bool,
+) -> Path:
+    """Measure bundles, or all of a run's bundles beside its teacher and students; prints a table, draws the report.
+
+    Returns:
+        results.json.
+    """
+    from masters_edge.benchmarks import Subject, progress_bar
+    from masters_edge.benchmarks import bench as measure
+    from masters_edge.benchmarks.report.terminal import table
+
+    home = _run_of(run, bundles[0] if bundles else None)
+    recipe = home.recipe() if home else None
+    subjects = (
+        [Subject(name=b.resolve().name, role="exported", path=b, kind="bundle") for b in bundles]
+        if bundles
+        else _subjects(home, recipe)
+    )
+    out = (home.folder if home else Path("runs")) / "bench" / "results.json"
+    with progress_bar(console) as on_progress:
+        results = measure(
+            subjects,
+            _suite(home, recipe),
+            device=device,
+            questions=questions or (recipe.bench.questions if recipe else None),
+            latency_questions=recipe.bench.latency_questions if recipe else 200,
+            threads=threads or (recipe.bench.threads if recipe else None),
+            out=out,
+            reuse=not fresh,
+            on_progress=on_progress,
+            on_reused=lambda subject, _: say(f"{subject.name}: measured before, reused (--fresh measures again)"),
+        )
+    console.print(table(results))
+    report(results=out, run=home.folder if home else None, out=None)
+    return out
+
+
+def report(*, results: Path | None, run: Path | None, out: Path | None) -> None:
+    """Draw the report of a results.json, by default the newest finished run's."""
+    from masters_edge.benchmarks.report import report as draw
+
+    home = _run_of(run, results)
+    if results is None:
+        assert home is not None
+        results = home.folder / "bench" / "results.json"
+        if not results.exists():
+            raise UserError(f"{home.folder} has not been measured yet; run: masters-edge bench --run {home.folder}")
+    files = draw(results, home.folder if home else None, out or results.parent.parent / "report")
+    say(f"picture: {files.png}")
+    say(f"report:  {files.html}")
+
+
+def ask(bundle: Path, image: Path, question: str, threads: int | None) -> None:
+    """Print the answer as it comes, then what it took."""
+    from masters_edge.runtime import Student
+
+    student = Student.load(bundle, threads=threads)
+    answer = student.answer(image, question, on_text=lambda text: console.out(text, end="", highlight=False))
+    console.out("")
+    rate = f", {answer.decode_tokens_per_s:.0f} tokens/s" if answer.decode_tokens_per_s else ""
+    console.print(f"[dim]first token {answer.ttft_ms:.1f} ms, whole answer {answer.total_ms:.1f} ms{rate}[/dim]")
+
+
+def _run_of(run: Path | None, inside: Path | None) -> Run | None:
+    """The run named, or the one `inside` lies in, or (where nothing is named) the newest finished one."""
+    if run is not None:
+        named = Run(run)
+        named.info()
+        if not named.finished:
+            raise UserError(f"{run} is not finished; go on with: masters-edge distill <its recipe>")
+        return named
+    if inside is None:
+        return runs.newest_finished()
+    for folder in inside.resolve().parents:
+        if (folder / "run.json").exists():
+            return Run(folder)
+    return None
+
+
+def _recipe_path(run: Run) -> Path:
+    """Where the run's recipe lay: relative paths in it start there."""
+    return Path(run.info()["recipe"])
+
+
+def _samples(run: Run | None, recipe: Recipe | None) -> list:
+    """Pictures and questions to prove parity on: the run's held-out questions, else its training questions."""
+    if run is None or recipe is None:
+        say("no run belongs to this student: parity is checked on easy-VQA pictures")
+        chosen = data.sample(data.read("easy-vqa", split="train", base=Path()), 32, 0)
+    else:
+        from masters_edge.distill import read_questions
+
+        questions = read_questions(recipe, _recipe_path(run))
+        pool = questions.held_out or questions.train
+        chosen = data.sample(pool, min(recipe.export.parity_samples, len(pool)), recipe.seed)
+    return [(open_image(question), question.text) for question in chosen]
+
+
+def _up_to_date(place: Path, student: Path, target: str, scheme: str) -> bool:
+    """Whether the bundle is whole, of this student, and made by the libraries that are installed now."""
+    from masters_edge import bundle as bundles
+    from masters_edge.benchmarks import machine
+
+    if not place.exists() or not student.exists():
+        return False
+    try:
+        manifest = bundles.check(place)
+    except UserError:
+        return False
+    same = (manifest.target, manifest.scheme, manifest.student.fingerprint)
+    return same == (target, scheme, bundles.fingerprint(student)) and (
+        dict(manifest.versions) == machine.versions(*manifest.versions)
+    )
+
+
+def _subjects(run: Run | None, recipe: Recipe | None) -> list:
+    """The run's teacher, its student before and after, and every bundle."""
+    from masters_edge.benchmarks import Subject
+    from masters_edge.files import read_json
+
+    assert run is not None and recipe is not None
+    where = _recipe_path(run)
+    finished = read_json(run.folder / "finished.json")
+    trained = {"steps": finished["steps"], "seconds": finished["training_seconds"]}
+    found = [
+        Subject(
+            name="teacher", role="teacher", path=checkpoint(recipe.teachers[-1], where), kind="checkpoint"
+        ),
+        Subject(
+            name="student before", role="student before", path=checkpoint(recipe.student, where), kind="checkpoint"
+        ),
+        Subject(name="student after", role="student after", path=run.student, kind="checkpoint", extra=trained),
+    ]
+    exported = sorted(path.parent for path in run.bundles.glob("*/manifest.json"))
+    if not exported:
+        raise UserError(f"{run.folder} has no bundle to measure; make one with: masters-edge export")
+    return found + [
+        Subject(name=f"student {path.name}", role="exported", path=path, kind="bundle", extra=trained)
+        for path in exported
+    ]
+
+
+def _suite(run: Run | None, recipe: Recipe | None):
+    """The recipe's test questions; easy-VQA's official ones where there is no recipe."""
+    from masters_edge.benchmarks import suites
+
+    test = recipe.data.test if recipe else None
+    if recipe is not None and test is None:
+        raise UserError("the run's recipe has no data.test, so there is nothing to ask; add it to the recipe")
+    if test is None or (test.source == "easy-vqa" and test.split == "test"):
+        return suites.load("easy-vqa")
+    assert run is not None and recipe is not None
+    questions: list[Question] = data.read(
+        test.source,
+        split=test.split,
+        base=_recipe_path(run).parent,
+        image_column=test.image_column,
+        question_column=test.question_column,
+        answer_column=test.answer_column,
+        image_root=Path(test.image_root) if test.image_root else None,
+    )
+    return suites.from_questions(questions, recipe.bench.metric, name=test.source)

@@ -1,0 +1,61 @@
+"""Tiny bundles, each exported once in a test session and shared between tests."""
+
+import atexit
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+
+from masters_edge.export import export_student
+from tests import tiny
+
+QUESTIONS = ["what is in this image?", "is there a triangle?", "what color is the shape?"]
+
+
+@functools.lru_cache
+def root() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="masters-edge-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def student(family: str, splitting: bool = False) -> Path:
+    return _student(family, splitting)
+
+
+def exported(family: str, scheme: str, splitting: bool = False) -> Path:
+    """An int4 or fp32 ONNX bundle of `student(family, splitting)`."""
+    return _exported(family, scheme, splitting)
+
+
+def progress(folder: Path) -> list[float]:
+    """The shares that `on_progress` heard while this bundle was exported."""
+    return _PROGRESS[folder]
+
+
+def samples(count: int = 3) -> list:
+    sizes = [(32, 32), (70, 51), (20, 90)]
+    return [(tiny.picture(*sizes[i % 3], seed=i), QUESTIONS[i % 3]) for i in range(count)]
+
+
+_PROGRESS: dict[Path, list[float]] = {}
+
+
+@functools.lru_cache
+def _student(family: str, splitting: bool) -> Path:
+    return getattr(tiny, family)(root() / f"{family}-{splitting}", splitting=splitting)
+
+
+@functools.lru_cache
+def _exported(family: str, scheme: str, splitting: bool) -> Path:
+    out = root() / f"{family}-{splitting}-{scheme}-bundle"
+    heard = _PROGRESS.setdefault(out, [])
+    export_student(
+        student(family, splitting),
+        target="onnx",
+        scheme=scheme,
+        out=out,
+        samples=samples(),
+        on_progress=lambda stage, share: heard.append(share),
+    )
+    return out

@@ -1,0 +1,195 @@
+"""The whole way from a student folder to a bundle, and every way it can fail without leaving anything behind."""
+
+import errno
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from masters_edge import bundle
+from masters_edge.errors import UserError
+from masters_edge.export import export_student, parity, schemes, targets
+from masters_edge.export.targets import onnx as onnx_target
+from tests.export import bundles
+
+
+def export(out: Path, student: Path | None = None, **changes) -> bundle.Manifest:
+    settings = dict(target="onnx", scheme="int4", samples=bundles.samples(1))
+    return export_student(student or bundles.student("smolvlm"), out=out, **{**settings, **changes})
+
+
+def test_what_there_is() -> None:
+    assert targets() == ["onnx"]
+    assert schemes() == ["fp32", "int4"]
+
+
+@pytest.mark.parametrize(
+    ("family", "scheme", "splitting"),
+    [("smolvlm", "fp32", True), ("smolvlm", "int4", False), ("idefics3", "int4", True)],
+)
+def test_families_and_schemes(family: str, scheme: str, splitting: bool) -> None:
+    folder = bundles.exported(family, scheme, splitting)
+    manifest = bundle.check(folder)
+    assert (manifest.model_type, manifest.target, manifest.scheme) == (family, "onnx", scheme)
+    assert manifest.student.fingerprint == bundle.fingerprint(bundles.student(family, splitting))
+    exact = manifest.parity.exact
+    assert exact.embed_tokens.max_relative_error == 0
+    assert exact.vision_encoder.max_relative_error < 1e-5
+    assert exact.decoder.max_relative_error < 1e-5
+    assert exact.equal_answers == 1
+    assert manifest.parity.samples == 3
+    assert (
+        manifest.parity.shipped.equal_answers == 1 if scheme == "fp32" else 0 <= manifest.parity.shipped.equal_answers
+    )
+    assert set(manifest.graphs) == {"vision_encoder", "embed_tokens", "decoder"}
+    assert {"torch", "transformers", "onnx", "onnxruntime"} <= set(manifest.versions)
+    assert not [path.name for path in folder.parent.iterdir() if path.name.startswith(".")]
+    assert not list(folder.rglob("*.safetensors"))
+
+
+def test_the_manifest_says_what_was_quantized() -> None:
+    found = bundle.read(bundles.exported("smolvlm", "int4")).quantization
+    assert found.parts["head"].startswith("int4") and found.parts["embeddings"] == "float32"
+    assert [line.split(":")[0] for line in found.kept_float32] == [
+        f"model.vision_model.encoder.layers.{layer}.mlp.fc2" for layer in (0, 1)
+    ]
+    assert "shared its weight with the token embedding" in found.notes[0]
+    whole = bundle.read(bundles.exported("smolvlm", "fp32", True)).quantization
+    assert set(whole.parts.values()) == {"float32"} and not whole.kept_float32
+
+
+def test_progress_goes_from_0_to_1() -> None:
+    shares = bundles.progress(bundles.exported("smolvlm", "fp32", True))
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"target": "onxx"}, "did you mean 'onnx'"),
+        ({"target": "zzz"}, "use one of: onnx"),
+        ({"scheme": "int44"}, "did you mean 'int4'"),
+        ({"scheme": "record"}, "no quantization scheme"),
+        ({"samples": []}, "at least one sample"),
+        ({"student": Path("none")}, "no student folder"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path: Path, changes: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words) as error:
+        export(tmp_path / "out", **changes)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_students_that_can_not_be_exported(tmp_path: Path) -> None:
+    student = Path(shutil.copytree(bundles.student("smolvlm"), tmp_path / "student"))
+    config = json.loads((student / "config.json").read_text())
+    (student / "config.json").write_text(json.dumps({**config, "model_type": "llava"}))
+    with pytest.raises(UserError, match="'llava' can't be exported yet; these can: idefics3, smolvlm"):
+        export(tmp_path / "out", student)
+    (student / "config.json").write_text(json.dumps(config))
+    (student / "chat_template.jinja").unlink()
+    with pytest.raises(UserError, match="no chat template"):
+        export(tmp_path / "out", student)
+    weights = load_file(student / "model.safetensors")
+    save_file(
+        {k: v for k, v in weights.items() if "layers.1" not in k}, student / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(UserError, match="lacks weights .*layers.1"):
+        export(tmp_path / "out", student)
+    (student / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(UserError, match="can't be loaded"):
+        export(tmp_path / "out", student)
+    (student / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="no \\*.safetensors"):
+        export(tmp_path / "out", student)
+    (student / "config.json").unlink()
+    with pytest.raises(UserError, match="no config.json"):
+        export(tmp_path / "out", student)
+    assert [path.name for path in tmp_path.iterdir()] == ["student"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "part"),
+    [("text_model.layers.1.mlp.up_proj", "decoder"), ("connector", "vision_encoder")],
+)
+def test_a_broken_weight_fails_the_gate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, part: str
+) -> None:
+    pack = onnx_target.pack
+
+    def spoil(record):
+        weights, scales, zeros = pack(record)
+        if broken in record.name:
+            weights = weights.copy()
+            weights[0, 0, 0] ^= 0x70
+        return weights, scales, zeros
+
+    monkeypatch.setattr(onnx_target, "pack", spoil)
+    with pytest.raises(UserError, match=f"parity failed: {part} is off by"):
+        export(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_old_bundle_survives_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = Path(shutil.copytree(bundles.exported("smolvlm", "int4"), tmp_path / "out"))
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(onnx_target.ir, "save", full)
+    with pytest.raises(UserError, match="disk is full"):
+        export(out)
+    bundle.check(out)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_foreign_folder_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="is no bundle"):
+        export(tmp_path)
+
+
+def test_a_normal_run_prints_nothing(tmp_path: Path) -> None:
+    code = f"""
+from pathlib import Path
+from masters_edge.export import export_student
+from tests import tiny
+export_student(Path({str(bundles.student("idefics3", True))!r}), target="onnx", scheme="int4",
+               out=Path({str(tmp_path / "out")!r}), samples=[(tiny.picture(), "what?")])
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+def test_importing_the_package_is_light() -> None:
+    code = "import sys, masters_edge.export as e; e.targets(); assert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class _Reference:
+    """PyTorch chose id 2 at the only place, 0.1 ahead of id 1."""
+
+    input_ids = np.zeros((1, 1), np.int64)
+    logits = np.array([[[0.0, 0.9, 1.0]]], np.float32)
+    answer = [2]
+
+
+def test_only_a_tie_is_forgiven() -> None:
+    parity._forgive_tie([1], _Reference, _Reference.logits + 0.06, 0, "what?")
+    with pytest.raises(UserError, match="sample 1 .* differs from PyTorch's at token 1"):
+        parity._forgive_tie([1], _Reference, _Reference.logits + 0.04, 0, "what?")
+    with pytest.raises(UserError, match="at token 2"):
+        parity._forgive_tie([2, 1], _Reference, _Reference.logits + 1, 0, "what?")
+
+
+def test_relative_error() -> None:
+    ones = np.ones((2, 2), np.float32)
+    assert parity.relative_error(ones * 1.5, ones) == 0.5
+    assert parity.relative_error(ones * np.nan, ones) == float("inf")
+    assert parity.relative_error(ones[:1], ones) == float("inf")

@@ -1,0 +1,155 @@
+"""ONNX files carry torchao's integers, transformers.js's names, fast kernels, and nothing of the exporting machine."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+from torchao.quantization import IntxWeightOnlyConfig, quantize_
+from torchao.quantization.granularity import PerGroup
+
+from masters_edge import bundle
+from masters_edge.export import export_student
+from masters_edge.export.quantize.record import QuantizedTensor
+from masters_edge.export.student import load
+from masters_edge.export.targets import onnx as target
+from masters_edge.runtime import Student
+from tests import tiny
+from tests.export import bundles
+
+FAMILIES = [("smolvlm", False), ("idefics3", True)]
+
+
+def graphs(family: str, splitting: bool, scheme: str = "int4") -> dict[str, onnx.ModelProto]:
+    folder = bundles.exported(family, scheme, splitting)
+    return {part: onnx.load(folder / file) for part, file in bundle.read(folder).graphs.items()}
+
+
+@pytest.mark.parametrize(("family", "splitting"), FAMILIES)
+def test_integers_in_the_bundle_are_torchaos_bit_for_bit(family: str, splitting: bool) -> None:
+    """Decoded here by the operator's own specification, not by the code that packed them."""
+    model = load(bundles.student(family, splitting)).model
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    quantize_(
+        model,
+        IntxWeightOnlyConfig(torch.int4, PerGroup(32)),
+        filter_fn=lambda module, name: isinstance(module, nn.Linear) and module.in_features % 32 == 0,
+    )
+    expected = {n: m.weight for n, m in model.named_modules() if hasattr(getattr(m, "weight", None), "qdata")}
+    found = set()
+    for graph in graphs(family, splitting).values():
+        arrays = {i.name: numpy_helper.to_array(i) for i in graph.graph.initializer}
+        for node in graph.graph.node:
+            if node.op_type != "MatMulNBits":
+                continue
+            assert len(node.input) == 3  # no zero points: the operator's default is 8
+            about = {a.name: a.i for a in node.attribute}
+            name = node.input[1].removesuffix(".weight.integers")
+            packed = arrays[node.input[1]]
+            assert packed.dtype == np.uint8
+            integers = np.empty((about["N"], about["K"]), np.int8)
+            for column in range(about["K"]):
+                group, place = divmod(column, about["block_size"])
+                integers[:, column] = (packed[:, group, place // 2] >> (4 * (place % 2)) & 15).astype(np.int8) - 8
+            assert np.array_equal(integers, expected[name].qdata.numpy())
+            scales = arrays[node.input[2]].reshape(about["N"], -1)
+            assert np.array_equal(scales, expected[name].scale.numpy())
+            found.add(name)
+    assert found == set(expected)
+
+
+def test_packing_by_hand() -> None:
+    integers = np.tile(np.arange(-8, 8, dtype=np.int8), 6).reshape(1, 96)
+    zeros = np.array([[-8, 0, 7]], np.int8)
+    record = QuantizedTensor("w", integers, np.ones((1, 3), np.float32), zeros, bits=4, group_size=32)
+    weights, scales, packed_zeros = target.pack(record)
+    assert weights.shape == (1, 3, 16) and scales.shape == (3,)
+    assert weights[0, 0, :3].tolist() == [0x10, 0x32, 0x54]
+    assert packed_zeros is not None and packed_zeros.tolist() == [0x80, 0x0F]
+
+
+@pytest.mark.parametrize(("family", "splitting"), FAMILIES)
+def test_names_and_dimensions_are_those_of_transformers_js(family: str, splitting: bool) -> None:
+    def ends(values) -> dict[str, list[int | str]]:
+        return {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
+
+    found = graphs(family, splitting)
+    inputs = {part: ends(graph.graph.input) for part, graph in found.items()}
+    outputs = {part: ends(graph.graph.output) for part, graph in found.items()}
+    assert inputs["vision_encoder"] == {
+        "pixel_values": ["batch_size", "num_images", 3, 32, 32],
+        "pixel_attention_mask": ["batch_size", "num_images", 32, 32],
+    }
+    types = {v.name: v.type.tensor_type.elem_type for g in found.values() for v in g.graph.input}
+    assert types["pixel_attention_mask"] == onnx.TensorProto.BOOL
+    assert types["pixel_values"] == types["inputs_embeds"] == types["past_key_values.1.value"] == onnx.TensorProto.FLOAT
+    assert types["input_ids"] == types["attention_mask"] == types["position_ids"] == onnx.TensorProto.INT64
+    assert list(outputs["vision_encoder"]) == ["image_features"]
+    assert inputs["embed_tokens"] == {"input_ids": ["batch_size", "sequence_length"]}
+    assert list(outputs["embed_tokens"]) == ["inputs_embeds"]
+    cache = [f"{layer}.{which}" for layer in (0, 1) for which in ("key", "value")]
+    assert list(inputs["decoder"]) == [
+        "inputs_embeds", "attention_mask", "position_ids", *(f"past_key_values.{name}" for name in cache)
+    ]  # fmt: skip
+    assert inputs["decoder"]["past_key_values.0.key"] == ["batch_size", 2, "past_sequence_length", 16]
+    assert list(outputs["decoder"]) == ["logits", *(f"present.{name}" for name in cache)]
+
+
+def test_it_ships_with_fast_kernels_and_a_float_embedding() -> None:
+    found = graphs("smolvlm", False)
+    levels = {a.i for g in found.values() for n in g.graph.node for a in n.attribute if a.name == "accuracy_level"}
+    assert levels == {target.FAST}
+    assert [node.op_type for node in found["embed_tokens"].graph.node] == ["Gather"]
+    folder = bundles.exported("smolvlm", "int4")
+    assert sorted(path.name for path in (folder / "onnx").iterdir()) == [
+        "decoder_model_merged_q4.onnx", "embed_tokens_q4.onnx", "vision_encoder_q4.onnx"
+    ]  # fmt: skip
+
+
+def test_nothing_of_the_exporting_machine_is_inside() -> None:
+    for folder in (bundles.exported("smolvlm", "int4"), bundles.exported("smolvlm", "fp32", True)):
+        for path in folder.rglob("*"):
+            content = path.read_bytes() if path.is_file() else b""
+            assert b"site-packages" not in content and b".py" not in content, path
+            assert str(bundles.root()).encode() not in content, path
+
+
+@pytest.mark.parametrize(("family", "splitting"), FAMILIES)
+def test_settings_that_transformers_js_reads(family: str, splitting: bool) -> None:
+    folder = bundles.exported(family, "int4", splitting)
+
+    def read(name: str) -> dict:
+        return json.loads((folder / name).read_text(encoding="utf-8"))
+
+    assert read("config.json")["transformers.js_config"] == {"dtype": "q4"}
+    assert read("config.json")["model_type"] == family
+    image = read("preprocessor_config.json")
+    assert image["processor_class"] == {"smolvlm": "SmolVLMProcessor", "idefics3": "Idefics3Processor"}[family]
+    assert image["do_image_splitting"] is splitting and image["max_image_size"] == {"longest_edge": 32}
+    assert read("processor_config.json")["image_seq_len"] == tiny.IMAGE_SEQ_LEN
+    assert (
+        read("tokenizer_config.json")["chat_template"]
+        == (folder / "chat_template.jinja").read_text()
+        == (tiny.CHAT_TEMPLATE)
+    )
+    assert read("generation_config.json")["eos_token_id"] == 2
+
+
+def test_weights_in_a_file_beside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, "EXTERNAL_FROM", 100_000)
+    out = tmp_path / "out"
+    manifest = export_student(
+        bundles.student("smolvlm"), target="onnx", scheme="int4", out=out, samples=bundles.samples(1)
+    )
+    paths = {file.path for file in manifest.files}
+    assert "onnx/decoder_model_merged_q4.onnx_data" not in paths
+    assert "onnx/vision_encoder_q4.onnx_data" in paths
+    config = json.loads((out / "config.json").read_text())
+    assert config["transformers.js_config"]["use_external_data_format"] == {"vision_encoder": 1}
+    inline = Student.load(bundles.exported("smolvlm", "int4"))
+    image, question = bundles.samples(1)[0]
+    assert Student.load(out).answer(image, question).token_ids == inline.answer(image, question).token_ids

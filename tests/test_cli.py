@@ -1,0 +1,120 @@
+"""The command line as a person meets it: speed, help, one-sentence errors, and the whole way on tiny models."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from masters_edge import cli
+
+
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "masters_edge", *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+def fastest(*command: str) -> float:
+    """Seconds of the quickest of five starts: what the program needs, not what else the machine does."""
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, *command], check=True, capture_output=True)
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def test_import_and_help_are_quick() -> None:
+    assert fastest("-c", "import masters_edge") < 0.3
+    assert fastest("-m", "masters_edge", "--help") < 0.3
+
+
+def test_the_board_side_never_touches_torch() -> None:
+    """What a device runs must work where torch and transformers are not installed."""
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['transformers'] = None;"
+        "import masters_edge.cli, masters_edge.bundle, masters_edge.runtime, masters_edge.recipe, masters_edge.workflow;"
+        "from masters_edge.runtime import Student; import masters_edge.benchmarks.worker;"
+        "from masters_edge import doctor; doctor.table()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", [info.callback.__name__ for info in cli.app.registered_commands])
+def test_every_command_has_an_example(command: str) -> None:
+    shown = run(command, "--help")
+    assert shown.returncode == 0 and f"Example: masters-edge {command}" in " ".join(shown.stdout.split())
+
+
+def test_schema_is_the_published_one() -> None:
+    published = Path(__file__).parents[1] / "docs" / "recipe.schema.json"
+    assert json.loads(run("schema").stdout) == json.loads(published.read_text())
+
+
+def test_dry_run_prints_the_plan_and_starts_nothing(tiny_recipe: Path) -> None:
+    done = run("distill", "tiny.yaml", "--dry-run", "mask.r_max=0.1", cwd=tiny_recipe.parent)
+    assert done.returncode == 0 and "steps 0 to 4: ./teacher, mask 0.10" in done.stdout
+    assert not (tiny_recipe.parent / "runs").exists()
+
+
+def test_mistakes_are_one_sentence_and_status_2(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("student: a\nteachers: [b]\ndata: {train: {source: easy-vqa}}\nmasks: {}\n")
+    (tmp_path / "lost.yaml").write_text("student: ./nowhere\nteachers: [b]\ndata: {train: {source: easy-vqa}}\n")
+    (tmp_path / "hollow").mkdir()
+    for arguments, sentence in {
+        ("validate", "bad.yaml"): "bad.yaml, line 4: masks is not a known key; did you mean mask?",
+        ("validate", "lost.yaml"): "there is no checkpoint folder",
+        ("distill", "none.yaml"): "there is no recipe none.yaml",
+        ("export",): "there is no finished run below",
+        ("bench",): "make one with: masters-edge distill recipes/demo.yaml",
+        ("report", "none.json"): "none.json",
+        ("export", "--student", "nowhere", "--target", "onnx"): "nowhere",
+        ("ask", "hollow", "x.png", "what?"): "hollow",
+    }.items():
+        done = run(*arguments, cwd=tmp_path)
+        assert done.returncode == 2, (arguments, done.stderr)
+        assert sentence in done.stderr and done.stderr.strip().count("\n") == 0, (arguments, done.stderr)
+
+
+def test_the_whole_way_on_tiny_models(tiny_recipe: Path) -> None:
+    """distill, export, bench, report and ask, as `make demo` runs them."""
+    home = tiny_recipe.parent
+    assert run("distill", "tiny.yaml", cwd=home).returncode == 0
+
+    unknown = run("export", "--target", "onx", cwd=home)
+    assert unknown.returncode == 2 and "onnx" in unknown.stderr
+    exported = run("export", cwd=home)
+    assert exported.returncode == 0, exported.stderr
+    assert not exported.stderr, exported.stderr  # no warnings of other people's libraries
+    bundles = sorted(path.name for path in (home / "runs/tiny/bundles").iterdir())
+    assert bundles == ["onnx-fp32", "onnx-int4"]
+    assert run("export", cwd=home).stdout.count("reused") == 2
+
+    measured = run("bench", "--questions", "20", cwd=home)
+    assert measured.returncode == 0, measured.stderr
+    results = json.loads((home / "runs/tiny/bench/results.json").read_text())
+    roles = [m["role"] for m in results["measurements"]]
+    assert sorted(roles) == ["exported", "exported", "student after", "student before", "teacher"]
+    assert (home / "runs/tiny/report/report.png").stat().st_size > 10_000
+    page = (home / "runs/tiny/report/report.html").read_text()
+    assert "student onnx-int4" in page and "http://" not in page.replace("http://www.w3.org", "")
+    again = run("bench", "--questions", "20", cwd=home)
+    assert again.stdout.count("measured before, reused") == 5
+
+    from masters_edge.data import easy_vqa
+
+    picture = str(easy_vqa.read("test")[0].image)
+    answer = run("ask", "runs/tiny/bundles/onnx-int4", picture, "what shape is present?", cwd=home)
+    assert answer.returncode == 0 and "first token" in answer.stdout
+    graph = home / "runs/tiny/bundles/onnx-int4/onnx/embed_tokens_q4.onnx"
+    if not graph.exists():
+        graph = next((home / "runs/tiny/bundles/onnx-int4/onnx").glob("embed_tokens*.onnx"))
+    content = bytearray(graph.read_bytes())
+    content[-1] ^= 1
+    graph.write_bytes(content)
+    changed = run("ask", "runs/tiny/bundles/onnx-int4", picture, "what shape is present?", cwd=home)
+    assert changed.returncode == 2 and graph.name in changed.stderr
