@@ -181,6 +181,7 @@ def _run(folder: Path, job: dict[str, Any], subject: Subject, on_progress: OnPro
                 result = _follow(process, subject, on_progress)
                 status = process.wait()
             except BaseException:  # interrupted, an error event, or the callback failed
+                process.kill()
                 raise
         if result is None or status != 0:
             raise UserError(f"measuring {subject.name} ({subject.place}) stopped: {_last_words(stderr, status)}")

@@ -139,7 +139,7 @@ class _Pass:
                 self._phase(number, phase, source, folder, out, only_generate)
             if only_generate:
                 if number < len(phases) - 1:
-                    say("later phases generate from the student that the phases before them train: run distill for those")
+                    say("later phases generate from the student that the earlier ones train: run distill for those")
                 return
             source = str(out)
         write_json(
@@ -203,9 +203,7 @@ class _Pass:
     def _label_row(self, question: Question) -> dict[str, Any]:
         return {"token_ids": self.prompter.response_ids(question, question.answer or ""), "count": 1}
 
-    def _train(
-        self, number: int, phase: Phase, student: Any, groups: list[Any], folder: Path, out: Path
-    ) -> None:
+    def _train(self, number: int, phase: Phase, student: Any, groups: list[Any], folder: Path, out: Path) -> None:
         from masters_edge import training
         from masters_edge.metrics_log import Reporter
 
@@ -252,7 +250,7 @@ class _Pass:
     def _evaluator(self, student: Any) -> Callable[[], float] | None:
         """Held-out accuracy of the student as it stands, in per cent; None without held-out questions."""
         from masters_edge.benchmarks import metrics
-        from masters_edge.responses.engine import Engine, Request
+        from masters_edge.responses.engine import Engine
 
         asked, recipe = self.questions.held_out, self.recipe
         if not asked:
@@ -261,8 +259,8 @@ class _Pass:
         engine = Engine(student, self.family, self.prompter, tokens, batch)
 
         def accuracy() -> float:
-            texts = engine.texts(engine.answer([Request(question) for question in asked]))
-            scores = [metrics.score(recipe.reward.metric, t, q.answer or "") for t, q in zip(texts, asked)]
+            answers = engine.greedy(asked)
+            scores = [metrics.score(recipe.reward.metric, text, q.answer or "") for text, q in zip(answers, asked)]
             return 100 * sum(scores) / len(scores)
 
         return accuracy

@@ -1,12 +1,12 @@
 """The run folder: what was asked, with what, and what came out; enough to go on after a kill and to repeat it.
 
-    recipe.yaml        the resolved recipe, every default written out
-    run.json           schema version, recipe file, seed, threads, versions, fingerprints of models and data
-    metrics.jsonl      one line per measurement
-    phase-0-joint/     labels/, responses/ and scores/ (Parquet shards), checkpoints/
-    student/           the finished student, as transformers saves it
-    finished.json      written last: steps and seconds; a run without it goes on where it stopped
-    bundles/ bench/ report/   what `export`, `bench` and `report` add
+recipe.yaml        the resolved recipe, every default written out
+run.json           schema version, recipe file, seed, threads, versions, fingerprints of models and data
+metrics.jsonl      one line per measurement
+phase-0-joint/     labels/, responses/ and scores/ (Parquet shards), checkpoints/
+student/           the finished student, as transformers saves it
+finished.json      written last: steps and seconds; a run without it goes on where it stopped
+bundles/ bench/ report/   what `export`, `bench` and `report` add
 """
 
 import importlib.metadata
@@ -60,9 +60,13 @@ class Run:
         try:
             info = read_json(path)
         except FileNotFoundError:
-            raise UserError(f"{self.folder} is no run folder (it has no run.json); masters-edge distill makes one") from None
+            raise UserError(
+                f"{self.folder} is no run folder (it has no run.json); masters-edge distill makes one"
+            ) from None
         except ValueError as error:
-            raise UserError(f"{path} is not valid JSON ({error}); restore it, or start again in another run_dir") from None
+            raise UserError(
+                f"{path} is not valid JSON ({error}); restore it, or start again in another run_dir"
+            ) from None
         if info.get("schema_version") != SCHEMA_VERSION:
             raise UserError(
                 f"{path} has schema version {info.get('schema_version')}, this is masters-edge {__version__} with "

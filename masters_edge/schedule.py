@@ -1,6 +1,7 @@
 """Which questions are visited at which step, by which teacher at which ratio; known before anything starts.
 
-It follows from the recipe and the seed alone, so responses can be made ahead of training and a killed run finds its place.
+It follows from the recipe and the seed alone, so responses can be made ahead of training and a killed run finds its
+place.
 """
 
 from dataclasses import dataclass

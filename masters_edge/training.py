@@ -106,7 +106,9 @@ class PhaseTrainer(Trainer):
         self.vocabulary = len(prompter.tokenizer)
         self.measured: dict[str, list[float]] = defaultdict(list)
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         logits = self._logits(model, self.family, inputs["student"])
         mask, weights, terms = inputs["mask"], inputs["weights"], {}
         log_probs = sequences.log_probs(logits, inputs["response_ids"])

@@ -1,4 +1,4 @@
-"""What `export`, `bench`, `report` and `ask` do with a run folder: find the parts, reuse what is done, say where it went."""
+"""`export`, `bench`, `report` and `ask` on a run folder: find the parts, reuse what is done, say where it went."""
 
 import time
 from collections.abc import Sequence
@@ -192,9 +192,7 @@ def _subjects(run: Run | None, recipe: Recipe | None) -> list:
     finished = read_json(run.folder / "finished.json")
     trained = {"steps": finished["steps"], "seconds": finished["training_seconds"]}
     found = [
-        Subject(
-            name="teacher", role="teacher", path=checkpoint(recipe.teachers[-1], where), kind="checkpoint"
-        ),
+        Subject(name="teacher", role="teacher", path=checkpoint(recipe.teachers[-1], where), kind="checkpoint"),
         Subject(
             name="student before", role="student before", path=checkpoint(recipe.student, where), kind="checkpoint"
         ),

@@ -18,9 +18,7 @@ class SmolVLM(Family):
         for image in images:
             _, have, _, rows, columns = image["pixel_values"].shape
             border = (0, width - columns, 0, height - rows)
-            padded.setdefault("pixel_values", []).append(
-                F.pad(image["pixel_values"], (*border, 0, 0, 0, tiles - have))
-            )
+            padded.setdefault("pixel_values", []).append(F.pad(image["pixel_values"], (*border, 0, 0, 0, tiles - have)))
             if "pixel_attention_mask" in image:
                 padded.setdefault("pixel_attention_mask", []).append(
                     F.pad(image["pixel_attention_mask"], (*border, 0, tiles - have))

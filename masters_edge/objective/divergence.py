@@ -32,6 +32,6 @@ def kl(p_logits: torch.Tensor, q_logits: torch.Tensor) -> torch.Tensor:
 
 
 def token_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean over each sequence's response tokens: `[sequences, tokens]` and a mask of the same shape to `[sequences]`."""
+    """Mean over each sequence's response tokens: `[sequences, tokens]` and a mask alike to `[sequences]`."""
     mask = mask.to(values.dtype)
     return (values * mask).sum(-1) / mask.sum(-1).clamp(min=1)

@@ -55,9 +55,7 @@ def response_mask(responses: Sequence[Sequence[int]]) -> torch.Tensor:
 
 def response_logits(model: Any, family: Family, batch: Batch) -> torch.Tensor:
     """Logits `[sequences, tokens, vocab]` of every response token; only these rows pass through the output head."""
-    hidden = family.response_hidden(
-        model, batch["input_ids"], batch["attention_mask"], batch["images"], batch["owner"]
-    )
+    hidden = family.response_hidden(model, batch["input_ids"], batch["attention_mask"], batch["images"], batch["owner"])
     at = batch["positions"][:, :, None].expand(-1, -1, hidden.shape[-1])
     return model.get_output_embeddings()(hidden.gather(1, at))
 

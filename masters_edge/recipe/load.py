@@ -37,7 +37,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         where = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)})") from None
     if not isinstance(values, dict) or node is None:
-        raise UserError(f"{path}: a recipe is a mapping with at least student, teachers and data; see recipes/demo.yaml")
+        raise UserError(f"{path}: a recipe is a mapping with student, teachers and data; see recipes/demo.yaml")
     lines = dict(_lines(node, path))
     origin = {}
     for override in overrides:
@@ -99,7 +99,8 @@ def _override(values: dict[str, Any], override: str) -> Key:
         if isinstance(where, list):
             if not isinstance(part, int) or part >= len(where):
                 raise UserError(
-                    f"override {override!r}: {part!r} is no position in a list of {len(where)}; use 0 to {len(where) - 1}"
+                    f"override {override!r}: {part!r} is no position in a list of {len(where)}, "
+                    f"use 0 to {len(where) - 1}"
                 )
         elif not isinstance(where, dict):
             raise UserError(f"override {override!r}: nothing can be set below {part!r}; see masters-edge schema")

@@ -222,7 +222,7 @@ class Recipe(Section):
                     )
                 continue
             if group == 0:
-                raise ValueError("responses.student and responses.teacher are both 0; a phase needs at least 1 response")
+                raise ValueError("responses.student and responses.teacher are both 0; ask for at least 1 response")
             if phase.objective in ("joint", "reward"):
                 if group < 2:
                     raise ValueError(

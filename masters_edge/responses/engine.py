@@ -1,5 +1,6 @@
 """The transformers engine: batched generation with a KV cache, for responses, pseudo-labels and held-out accuracy."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +17,14 @@ from masters_edge.responses.sampling import SeededSampling, row_seed, warpers
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One response wanted: greedy where `seed` is None."""
+    """Responses wanted to one question: one sampled for each seed, or a single greedy one where there is no seed."""
 
     question: Question
-    seed: int | None = None
+    seeds: tuple[int, ...] = ()
+
+    @property
+    def count(self) -> int:
+        return max(1, len(self.seeds))
 
 
 class Engine:
@@ -43,56 +48,62 @@ class Engine:
         requests: Sequence[Request],
         sampling: Responses | None = None,
         on_progress: Callable[[int], None] | None = None,
-    ) -> list[list[int]]:
-        """Token ids of one response per request, in order; the end token is the last where it was reached.
+    ) -> list[list[list[int]]]:
+        """Token ids `[request][response][token]`, in order; the end token is the last where it was reached.
 
-        `sampling` applies to requests with a seed. `on_progress` hears how many responses each batch added.
+        `sampling` applies to requests with seeds. `on_progress` hears how many requests each batch added.
         """
         lengths = [len(self.prompter(request.question)[0]) for request in requests]
-        order = sorted(range(len(requests)), key=lambda i: (requests[i].seed is not None, lengths[i]))
-        answers: list[list[int]] = [[] for _ in requests]
+        order = sorted(range(len(requests)), key=lambda i: (requests[i].count, not requests[i].seeds, lengths[i]))
+        answers: list[list[list[int]]] = [[] for _ in requests]
         for batch in self._batches(order, requests):
-            for position, ids in zip(batch, self._generate([requests[i] for i in batch], sampling)):
-                answers[position] = ids
+            for position, responses in zip(batch, self._generate([requests[i] for i in batch], sampling)):
+                answers[position] = responses
             if on_progress:
                 on_progress(len(batch))
         return answers
 
-    def texts(self, answers: Sequence[list[int]]) -> list[str]:
+    def greedy(self, questions: Sequence[Question]) -> list[str]:
+        """One greedy answer per question, as text."""
+        return self.texts([responses[0] for responses in self.answer([Request(q) for q in questions])])
+
+    def texts(self, responses: Sequence[list[int]]) -> list[str]:
         """Responses as text, without special tokens and outer whitespace."""
-        return [t.strip() for t in self.prompter.tokenizer.batch_decode(answers, skip_special_tokens=True)]
+        return [t.strip() for t in self.prompter.tokenizer.batch_decode(responses, skip_special_tokens=True)]
 
     def _batches(self, order: list[int], requests: Sequence[Request]) -> Iterator[list[int]]:
-        """Consecutive positions of one kind (greedy or sampled), at most batch_size of them."""
-        batch: list[int] = []
-        for position in order:
-            mixed = batch and (requests[batch[0]].seed is None) != (requests[position].seed is None)
-            if mixed or len(batch) == self.batch_size:
-                yield batch
-                batch = []
-            batch.append(position)
-        if batch:
-            yield batch
+        """Positions of requests of one kind (greedy, or as many samples), at most batch_size sequences together."""
+        kind = lambda position: (requests[position].count, not requests[position].seeds)  # noqa: E731
+        for (count, _), positions in itertools.groupby(order, kind):
+            chosen, size = list(positions), max(1, self.batch_size // count)
+            for start in range(0, len(chosen), size):
+                yield chosen[start : start + size]
 
     @torch.inference_mode()
-    def _generate(self, requests: list[Request], sampling: Responses | None) -> list[list[int]]:
+    def _generate(self, requests: list[Request], sampling: Responses | None) -> list[list[list[int]]]:
         built = [self.prompter(request.question) for request in requests]
         pad = self.prompter.tokenizer.pad_token_id
         inputs = left_padded([ids for ids, _ in built], pad)
         images = self.family.collate_images([image for _, image in built])
-        length = inputs["input_ids"].shape[1]
+        length, count = inputs["input_ids"].shape[1], requests[0].count
         processors = LogitsProcessorList()
-        seeds = [request.seed for request in requests if request.seed is not None]
-        if seeds and sampling:
-            processors.extend(warpers(sampling))
+        if requests[0].seeds and sampling:
+            rows_mask = inputs["attention_mask"].repeat_interleave(count, dim=0).to(self.model.device)
+            processors.extend(warpers(sampling, rows_mask))
+            seeds = [seed for request in requests for seed in request.seeds]
             processors.append(SeededSampling(seeds, length, self.max_new_tokens))
-        device = self.model.device
         was_training = self.model.training
         self.model.eval()
         out = self.model.generate(
-            **{name: value.to(device) for name, value in {**inputs, **images}.items()},
+            **{name: value.to(self.model.device) for name, value in {**inputs, **images}.items()},
+            num_return_sequences=count,  # generate encodes the image once, then repeats it
             generation_config=GenerationConfig(
-                do_sample=False,
+                # SeededSampling leaves one token per row, so transformers' own draw has no choice; it needs do_sample
+                # to return several sequences, and must not warp the scores again.
+                do_sample=bool(requests[0].seeds),
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
                 max_new_tokens=self.max_new_tokens,
                 eos_token_id=sorted(self.end_ids),
                 pad_token_id=pad,
@@ -101,7 +112,8 @@ class Engine:
             logits_processor=processors,
         )
         self.model.train(was_training)
-        return [self._cut(row) for row in out[:, length:].tolist()]
+        rows = [self._cut(row) for row in out[:, length:].tolist()]
+        return [rows[start : start + count] for start in range(0, len(rows), count)]
 
     def _cut(self, ids: list[int]) -> list[int]:
         """Up to and with the first end token."""
@@ -111,6 +123,6 @@ class Engine:
         return ids
 
 
-def sampled(question: Question, count: int, *key: Any) -> list[Request]:
-    """`count` sampled responses to one question, each with a seed of its own."""
-    return [Request(question, row_seed(*key, question.id, number)) for number in range(count)]
+def sampled(question: Question, count: int, *key: Any) -> Request:
+    """A request for `count` sampled responses, each with a seed of its own."""
+    return Request(question, tuple(row_seed(*key, question.id, number) for number in range(count)))

@@ -23,7 +23,7 @@ from masters_edge.objective import sequences
 from masters_edge.objective.divergence import jsd, token_mean
 from masters_edge.recipe import Recipe
 from masters_edge.responses import store
-from masters_edge.responses.engine import Engine, Request, sampled
+from masters_edge.responses.engine import Engine, sampled
 from masters_edge.responses.store import Response
 from masters_edge.schedule import Stage
 from masters_edge.teachers import TeacherChain
@@ -52,8 +52,8 @@ class Generator:
                 engine = self._engine(
                     self.teachers.at(last, 0.0), self.teachers.family(last), self.teachers.prompter(last)
                 )
-                texts = engine.texts(engine.answer([Request(q) for q in shard]))
-                store.write(path, [{"question_id": q.id, "text": text} for q, text in zip(shard, texts)])
+                rows = [{"question_id": q.id, "text": text} for q, text in zip(shard, engine.greedy(shard))]
+                store.write(path, rows)
             found.update({row["question_id"]: row["text"] for row in store.read(path)})
             if on_progress:
                 on_progress(len(shard))
@@ -95,9 +95,11 @@ class Generator:
         }
         drawn: dict[str, list[tuple[tuple[int, ...], str]]] = {question.id: [] for question in questions}
         for source, (count, engine) in speakers.items():
-            requests = [r for q in questions for r in sampled(q, count, seed, source, stage.index)]
-            for request, ids in zip(requests, engine.answer(requests, options)):
-                drawn[request.question.id].append((tuple(ids), source))
+            if count == 0:
+                continue
+            requests = [sampled(question, count, seed, source, stage.index) for question in questions]
+            for request, responses in zip(requests, engine.answer(requests, options)):
+                drawn[request.question.id] += [(tuple(ids), source) for ids in responses]
         rows: list[Response] = []
         per_batch = max(1, options.batch_size // (options.student + options.teacher))
         for start in range(0, len(questions), per_batch):

@@ -25,11 +25,27 @@ def row_seed(*what: Any) -> int:
     return int.from_bytes(hashlib.blake2b(repr(what).encode(), digest_size=8).digest(), "big")
 
 
-def warpers(sampling: Responses) -> LogitsProcessorList:
-    """Repetition penalty, temperature, top-k and top-p in the order transformers applies them."""
+class RepetitionPenalty(RepetitionPenaltyLogitsProcessor):
+    """transformers' repetition penalty, blind to left padding: how far a row is padded depends on its batch."""
+
+    def __init__(self, penalty: float, attention_mask: torch.Tensor) -> None:
+        super().__init__(penalty)
+        self.padding = attention_mask == 0  # bool [rows, prompt]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        seen, prompt = input_ids.clone(), self.padding.shape[1]
+        seen[:, :prompt] = torch.where(self.padding, input_ids[:, prompt - 1 : prompt], input_ids[:, :prompt])
+        return super().__call__(seen, scores)
+
+
+def warpers(sampling: Responses, attention_mask: torch.Tensor) -> LogitsProcessorList:
+    """Repetition penalty, temperature, top-k and top-p in the order transformers applies them.
+
+    `attention_mask`: int64 `[rows, prompt]` of the left-padded prompts.
+    """
     chosen = LogitsProcessorList()
     if sampling.repetition_penalty != 1:
-        chosen.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
+        chosen.append(RepetitionPenalty(sampling.repetition_penalty, attention_mask))
     if sampling.temperature != 1:
         chosen.append(TemperatureLogitsWarper(sampling.temperature))
     if sampling.top_k:
@@ -42,7 +58,7 @@ def warpers(sampling: Responses) -> LogitsProcessorList:
 class SeededSampling(LogitsProcessor):
     """Leaves one token per row, drawn by inverting the cumulative distribution at that row's own uniform number.
 
-    Put last, behind the warpers, and decode greedily: the surviving token is the sample.
+    Put last, behind the warpers: the token that is left is the sample, however it is then drawn.
     """
 
     def __init__(self, seeds: list[int], prompt_length: int, max_new_tokens: int) -> None:

@@ -1,3 +1,4 @@
+# ruff: noqa: E402, I001
 """Make the demo's two checkpoints: a good teacher, and a student that is weak but not random.
 
     python recipes/demo/make_models.py teacher recipes/demo/teacher      # about half an hour on one core
@@ -10,6 +11,10 @@ shifted and mirrored. The **student** has never seen easy-VQA: it learns from sh
 backgrounds, outlines, tilted and stretched shapes, shades of a colour) and from four plain ways of asking, so it knows
 what a shape is and how to answer, but not this data set's images, its wordings or its negations.
 """
+
+from masters_edge.quiet import hush
+
+hush()  # before torch is imported
 
 import argparse
 import collections
@@ -29,9 +34,8 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 from masters_edge.data import easy_vqa
 from masters_edge.data.records import open_image
 from masters_edge.families import video_slot
-from masters_edge.quiet import hush
+from masters_edge.quiet import hush_transformers
 
-hush()
 SHAPES = ("circle", "rectangle", "triangle")
 COLOURS = {
     "black": (0, 0, 0),
@@ -60,7 +64,8 @@ SIZES = {
 
 def make_processor() -> SmolVLMProcessor:
     """A byte-level BPE tokenizer of easy-VQA's words, and SmolVLM's own image processor at 64 pixels."""
-    special = ["<|endoftext|>", "<|im_start|>", "<end_of_utterance>", "<image>", "<fake_token_around_image>", "<global-img>"]
+    special = ["<|endoftext|>", "<|im_start|>", "<end_of_utterance>"]
+    special += ["<image>", "<fake_token_around_image>", "<global-img>"]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -91,9 +96,7 @@ def make_processor() -> SmolVLMProcessor:
     images = SmolVLMImageProcessorPil(
         size={"longest_edge": IMAGE_SIDE}, max_image_size={"longest_edge": IMAGE_SIDE}, do_image_splitting=False
     )
-    return SmolVLMProcessor(
-        images, tokenizer, video_slot.VideoSlot(), image_seq_len=16, chat_template=CHAT_TEMPLATE
-    )
+    return SmolVLMProcessor(images, tokenizer, video_slot.VideoSlot(), image_seq_len=16, chat_template=CHAT_TEMPLATE)
 
 
 def make_model(size: str, processor: SmolVLMProcessor) -> SmolVLMForConditionalGeneration:
@@ -366,6 +369,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     random.seed(0)
+    hush_transformers()
     video_slot.fill()
     if options.which == "teacher":
         make_teacher(options.out, options.steps or 3000, options.eye_steps or 900, options.learning_rate or 1e-3)

@@ -46,7 +46,7 @@ class Fake:
             self.die()
         if "print" in self.behaviour:
             print(self.behaviour["print"], flush=True)
-            os.write(1, b'{"event": "result"}\n')
+            os.write(1, b'{"event": "error", "message": "not mine"}\n')
         return SimpleNamespace(
             text=self.look(image),
             preprocess_ms=1.0,

@@ -59,8 +59,8 @@ def test_peak_memory_is_the_students_own(fake_kind: str, suite: Suite, tmp_path:
 def test_every_subject_gets_the_same_latency_questions(fake_kind: str, suite: Suite, tmp_path: Path) -> None:
     one_by_one = measure(tmp_path / "a", suite)
     batched = measure(tmp_path / "b", suite, batch_size=5)
-    asked = [(tmp_path / name / "asked.txt").read_text().splitlines()[1:12] for name in "ab"]
-    assert asked[0] == asked[1]
+    asked = [(tmp_path / name / "asked.txt").read_text().splitlines()[1:13] for name in "ab"]
+    assert asked[0] == asked[1] and asked[0][4:] == [q.text for q in suite.take(8).questions]
     assert (tmp_path / "b" / "asked.txt").read_text().splitlines()[-3:] == ["batch of 5", "batch of 5", "batch of 2"]
     assert batched.accuracy == one_by_one.accuracy and batched.batched and not one_by_one.batched
 

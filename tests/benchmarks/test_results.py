@@ -46,7 +46,8 @@ def test_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
         results.read(tmp_path)
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("moment", ["fsync", "replace"])
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     path = tmp_path / "results.json"
     results.write(path, sample.results())
     before = path.read_bytes()
@@ -54,7 +55,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, moment, full)
     with pytest.raises(UserError, match="can't be written .No space left on device"):
         results.write(path, results.Results())
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
