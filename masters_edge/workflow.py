@@ -1,5 +1,7 @@
 """`export`, `bench`, `report` and `ask` on a run folder: find the parts, reuse what is done, say where it went."""
 
+import json
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -201,10 +203,21 @@ def _subjects(run: Run | None, recipe: Recipe | None) -> list:
     exported = sorted(path.parent for path in run.bundles.glob("*/manifest.json"))
     if not exported:
         raise UserError(f"{run.folder} has no bundle to measure; make one with: masters-edge export")
+    extra = trained | {"parameters": _parameters(run.student)}
     return found + [
-        Subject(name=f"student {path.name}", role="exported", path=path, kind="bundle", extra=trained)
+        Subject(name=f"student {path.name}", role="exported", path=path, kind="bundle", extra=extra)
         for path in exported
     ]
+
+
+def _parameters(checkpoint_folder: Path) -> int:
+    """Weights of a checkpoint, read off the headers of its safetensors files; tied ones are saved once."""
+    total = 0
+    for path in checkpoint_folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        total += sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    return total
 
 
 def _suite(run: Run | None, recipe: Recipe | None):

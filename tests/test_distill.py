@@ -161,6 +161,28 @@ def test_teacher_with_another_tokenizer_is_refused_before_anything_is_written(ti
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        (['{"image": "a.png", "question": "what?", "answer": "x"}'], "a.png can't be read"),
+        (['{"image": "lost.png", "question": "what?"}'], "lost.png"),
+        (['{"question": "what?"}'], "image"),
+        ([], "q.jsonl"),
+    ],
+)
+def test_bad_data_is_one_sentence_and_leaves_nothing(tiny_recipe: Path, rows: list[str], sentence: str) -> None:
+    home = tiny_recipe.parent
+    (home / "a.png").write_bytes(b"\x89PNG and then nothing")
+    (home / "q.jsonl").write_text("\n".join(rows))
+    overrides = ["data.train={source: q.jsonl}", "data.labels=all", "data.held_out=0", "data.limit=null"]
+    process = start(tiny_recipe, *overrides)
+    output, _ = process.communicate()
+    assert process.returncode == 2, output
+    assert sentence in output and "Traceback" not in output
+    assert output.strip().splitlines()[-1].startswith("masters-edge: ")
+    assert not (home / "runs").exists()
+
+
 def test_a_full_disk_is_one_sentence(tiny_recipe: Path) -> None:
     """Files are limited to 40 KB in that process, as a full disk would: the checkpoint can't be written."""
     code = (

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from masters_edge.benchmarks import results as results_file
 from masters_edge.benchmarks.report.terminal import table
+from masters_edge.benchmarks.results import Device
 from masters_edge.errors import UserError
 
 __all__ = ["ReportFiles", "report", "table"]
@@ -40,10 +41,8 @@ def report(results: Path, run: Path | None, out: Path) -> ReportFiles:
     (name, rows), *others = page.by_suite(measured.measurements).items()
     asked = rows[0].accuracy.asked
     title = f"{name}: {asked:,} questions" if f"{asked:,} questions" not in name else name
-    devices = dict.fromkeys(
-        f"{m.device.model or m.device.cpu}, {m.threads} thread{'s' * (m.threads > 1)}" for m in rows
-    )
-    subtitle = f"Measured on {'; '.join(devices)}"
+    machines = dict.fromkeys(f"{_machine(m.device)}, {m.threads} thread{'s' * (m.threads > 1)}" for m in rows)
+    subtitle = f"Measured on {'; '.join(machines)}"
     if others:
         subtitle += f". {len(others)} more suite{'s' * (len(others) > 1)} in report.html"
     files = ReportFiles(png=Path(out) / "report.png", html=Path(out) / "report.html")
@@ -52,3 +51,8 @@ def report(results: Path, run: Path | None, out: Path) -> ReportFiles:
     results_file.write_atomically(files.png, picture)
     results_file.write_atomically(files.html, text.encode())
     return files
+
+
+def _machine(device: Device) -> str:
+    """What was measured on, and that it is a CPU: "Raspberry Pi 5 Model B, CPU ..." or "host CPU AMD EPYC"."""
+    return f"{device.model}, CPU {device.cpu}" if device.model else f"host CPU {device.cpu}"

@@ -91,7 +91,7 @@ def number(value: float) -> str:
         return f"{value:.1f}"
     if value >= 0.9995:
         return f"{value:.2f}"
-    return f"{value:.3g}" if value >= 0.001 else "<0.001"
+    return f"{value:#.3g}" if value >= 0.001 else "<0.001"
 
 
 def count(value: float) -> str:

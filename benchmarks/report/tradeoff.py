@@ -73,7 +73,8 @@ def draw(axes: Any, measurements: Sequence[Measurement], font_size: float, narro
         )
         for m in timed
     ]
-    labels.place(axes, marks, font_size * (0.85 if narrow else 0.9), [steps] if len(front) > 1 else [])
+    bars = [[(latency_ms(m) or 1.0, m.accuracy.low), (latency_ms(m) or 1.0, m.accuracy.high)] for m in timed]
+    labels.place(axes, marks, font_size * (0.85 if narrow else 0.9), [steps, *bars] if len(front) > 1 else bars)
 
 
 def _limits(axes: Any, timed: Sequence[Measurement]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 
 from masters_edge.families.base import Family
 
@@ -55,6 +56,7 @@ def response_mask(responses: Sequence[Sequence[int]]) -> torch.Tensor:
 
 def response_logits(model: Any, family: Family, batch: Batch) -> torch.Tensor:
     """Logits `[sequences, tokens, vocab]` of every response token; only these rows pass through the output head."""
+    batch = send_to_device(batch, model.device)
     hidden = family.response_hidden(model, batch["input_ids"], batch["attention_mask"], batch["images"], batch["owner"])
     at = batch["positions"][:, :, None].expand(-1, -1, hidden.shape[-1])
     return model.get_output_embeddings()(hidden.gather(1, at))

@@ -129,9 +129,8 @@ class Generator:
         ):
             prompts, images = zip(*(prompter(question) for question in questions))
             batch = sequences.pack(prompts, images, distinct, owner, prompter.tokenizer.pad_token_id)
-            logits[name] = sequences.aligned(
-                sequences.response_logits(model, family, batch), len(self.prompter.tokenizer)
-            )
+            found = sequences.response_logits(model, family, batch).cpu()
+            logits[name] = sequences.aligned(found, len(self.prompter.tokenizer))
         mask = sequences.response_mask(distinct)
         ids = sequences.pad_responses(distinct).long()
         divergence = token_mean(jsd(logits["teacher"], logits["student"]), mask).double().numpy()
