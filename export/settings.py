@@ -31,13 +31,21 @@ def write_settings(student: LoadedStudent, folder: Path, dtype: str, external_da
     browser: dict[str, Any] = {"dtype": dtype}
     if external_data:
         browser["use_external_data_format"] = {stem: 1 for stem in external_data}
-    write_json(folder / "config.json", {**student.config, "transformers.js_config": browser})
+    # Every value, also those that equal transformers' defaults: other readers have other defaults.
+    config = json.loads(student.model.config.to_json_string(use_diff=False))
+    write_json(folder / "config.json", {**_without_paths(config), "transformers.js_config": browser})
     write_json(folder / "generation_config.json", student.model.generation_config.to_diff_dict())
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """UTF-8, two spaces, one line break at the end."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """A config, at every level without the folder it was loaded from."""
+    kept = {name: value for name, value in config.items() if name != "_name_or_path"}
+    return {name: _without_paths(value) if isinstance(value, dict) else value for name, value in kept.items()}
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:

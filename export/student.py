@@ -53,9 +53,10 @@ def load(folder: Path) -> LoadedStudent:
     hush_transformers()
     video_slot.fill()
     try:
-        model, found = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
+        model, found = loaded
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
         # With torchvision installed transformers would resize otherwise than the runtime does on the device.
         processor.image_processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")

@@ -26,7 +26,7 @@ def quantize(model: nn.Module, weights: dict[str, dict[str, nn.Linear]]) -> Quan
         if layers[name].weight is embedding:
             layers[name].weight = nn.Parameter(embedding.detach().clone(), requires_grad=False)
             notes.append(f"{name} shared its weight with the token embedding; here it is int4, the embedding float32")
-    config = IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(GROUP_SIZE))
+    config = IntxWeightOnlyConfig(weight_dtype=getattr(torch, f"int{BITS}"), granularity=PerGroup(GROUP_SIZE))
     quantize_(model, config, filter_fn=lambda module, name: name in fit)
     tensors = []
     for name in layers:

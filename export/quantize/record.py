@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from masters_edge.errors import UserError
 
 SCHEMA_VERSION = "1"
+_ARRAYS = ("integers", "scales", "zero_points")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,7 @@ def save(path: Path, tensors: Iterable[QuantizedTensor]) -> None:
     arrays: dict[str, np.ndarray] = {}
     about = {}
     for tensor in tensors:
-        for field in ("integers", "scales", "zero_points"):
+        for field in _ARRAYS:
             arrays[f"{tensor.name}.{field}"] = np.ascontiguousarray(getattr(tensor, field))
         about[tensor.name] = {"bits": tensor.bits, "group_size": tensor.group_size, "axis": tensor.axis}
     save_file(arrays, path, {"schema_version": SCHEMA_VERSION, "tensors": json.dumps(about)})
@@ -72,13 +73,10 @@ def load(path: Path) -> list[QuantizedTensor]:
                 raise UserError(
                     f"{path} has schema version {found}, this masters-edge reads {SCHEMA_VERSION}; quantize again"
                 )
-            return [
-                QuantizedTensor(
-                    name,
-                    *(file.get_tensor(f"{name}.{field}") for field in ("integers", "scales", "zero_points")),
-                    **about,
-                )
-                for name, about in json.loads(metadata["tensors"]).items()
-            ]
+            tensors = []
+            for name, about in json.loads(metadata["tensors"]).items():
+                arrays = {field: file.get_tensor(f"{name}.{field}") for field in _ARRAYS}
+                tensors.append(QuantizedTensor(name, **arrays, **about))
+            return tensors
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"{path} can't be read ({error}); quantize the student again") from None

@@ -131,7 +131,9 @@ def _lower_weight(graph: ir.Graph, weight: ir.Value, record: QuantizedTensor) ->
     for field, array in arrays.items():
         if array is not None:
             tensor = ir.tensor(array, name=f"{record.name}.{field}")
-            value = ir.Value(name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+            value = ir.Value(
+                name=tensor.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+            )
             graph.register_initializer(value)
             inputs.append(value)
     for transpose in [use.node for use in weight.uses()]:
@@ -147,7 +149,7 @@ def _lower_weight(graph: ir.Graph, weight: ir.Value, record: QuantizedTensor) ->
             _take_place(graph, product.outputs[0], node.outputs[0])
             graph.remove(product, safe=True)
         graph.remove(transpose, safe=True)
-    del graph.initializers[weight.name]
+    graph.initializers.pop(str(weight.name))
     graph.opset_imports["com.microsoft"] = 1
 
 
@@ -167,7 +169,7 @@ def _name_dimensions(model: ir.Model, dimensions: dict[str, list[int | str]]) ->
     """Give inputs and outputs their dimension names; what lies between is inferred by the runtime."""
     ends = [*model.graph.inputs, *model.graph.outputs]
     for value in ends:
-        value.shape = ir.Shape(dimensions[value.name])
+        value.shape = ir.Shape(dimensions[str(value.name)])
     known = {id(value) for value in ends}
     for node in model.graph:
         for output in node.outputs:

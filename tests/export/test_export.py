@@ -43,9 +43,8 @@ def test_families_and_schemes(family: str, scheme: str, splitting: bool) -> None
     assert exact.decoder.max_relative_error < 1e-5
     assert exact.equal_answers == 1
     assert manifest.parity.samples == 3
-    assert (
-        manifest.parity.shipped.equal_answers == 1 if scheme == "fp32" else 0 <= manifest.parity.shipped.equal_answers
-    )
+    if scheme == "fp32":
+        assert manifest.parity.shipped.equal_answers == 1
     assert set(manifest.graphs) == {"vision_encoder", "embed_tokens", "decoder"}
     assert {"torch", "transformers", "onnx", "onnxruntime"} <= set(manifest.versions)
     assert not [path.name for path in folder.parent.iterdir() if path.name.startswith(".")]

@@ -21,7 +21,7 @@ class Backend(Protocol):
     name: str
 
     def vision(self, pixel_values: np.ndarray, pixel_attention_mask: np.ndarray) -> np.ndarray:
-        """float32 [1, frames, 3, h, w], bool [1, frames, h, w] -> image features float32 [frames, image_tokens, hidden]."""
+        """float32 [1, frames, 3, h, w], bool [1, frames, h, w] -> features float32 [frames, image_tokens, hidden]."""
 
     def embed(self, input_ids: np.ndarray) -> np.ndarray:
         """int64 [1, tokens] -> float32 [1, tokens, hidden]."""
