@@ -6,9 +6,11 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Iterator
 
 import psutil
 from rich.table import Table
+from rich.text import Text
 
 # extra -> (what it is for, modules it brings)
 EXTRAS = {
@@ -20,25 +22,31 @@ RUNTIMES = {"onnxruntime": "onnxruntime"}
 
 
 def table() -> Table:
-    """Two columns: what, and what was found or what to do."""
+    """`findings` for the screen."""
     rows = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    rows.add_row("system", f"{platform.system()} {platform.release()}, {platform.machine()}")
-    rows.add_row("Python", f"{platform.python_version()} ({sys.executable})")
+    for what, found in findings():
+        rows.add_row(what, Text(found))  # Text: names of extras stand in brackets, which markup would swallow
+    return rows
+
+
+def findings() -> Iterator[tuple[str, str]]:
+    """What was looked at, and what was found or what to do."""
+    yield ("system", f"{platform.system()} {platform.release()}, {platform.machine()}")
+    yield ("Python", f"{platform.python_version()} ({sys.executable})")
     memory, disk = psutil.virtual_memory(), shutil.disk_usage(".")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    rows.add_row("CPU", f"{cores} cores")
-    rows.add_row("memory", f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free")
-    rows.add_row("disk here", f"{disk.free / 2**30:.0f} GiB free")
-    rows.add_row("GPU", _gpu())
+    yield ("CPU", f"{cores} cores")
+    yield ("memory", f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free")
+    yield ("disk here", f"{disk.free / 2**30:.0f} GiB free")
+    yield ("GPU", _gpu())
     for extra, (purpose, modules) in EXTRAS.items():
         missing = [name for name in modules if importlib.util.find_spec(name) is None]
         state = "installed" if not missing else f"missing {', '.join(missing)}: pip install 'masters-edge[{extra}]'"
-        rows.add_row(f"extra {extra}", f"{state} ({purpose})")
+        yield (f"extra {extra}", f"{state} ({purpose})")
     for name, module in RUNTIMES.items():
         found = importlib.util.find_spec(module) is not None
-        rows.add_row(f"runtime {name}", importlib.metadata.version(name) if found else f"pip install {name}")
-    rows.add_row("device local", "this machine")
-    return rows
+        yield (f"runtime {name}", importlib.metadata.version(name) if found else f"pip install {name}")
+    yield ("device local", "this machine")
 
 
 def _gpu() -> str:

@@ -1,0 +1,26 @@
+"""`doctor` says what is missing and how to get it."""
+
+import importlib.util
+import io
+
+import pytest
+from rich.console import Console
+
+from masters_edge import doctor
+
+
+def test_a_missing_extra_is_named_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("torch", "onnx") else found(name))
+    screen = io.StringIO()
+    Console(file=screen, width=160).print(doctor.table())
+    shown = screen.getvalue()
+    assert "missing torch: pip install 'masters-edge[distill]'" in shown
+    assert "missing onnx: pip install 'masters-edge[onnx]'" in shown
+    assert "unknown without torch" in shown and "extra bench          installed" in shown
+
+
+def test_what_is_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = dict(doctor.findings())
+    assert rows["extra distill"].startswith("installed") and rows["runtime onnxruntime"][0].isdigit()
+    assert "GiB" in rows["memory"] and rows["GPU"]
