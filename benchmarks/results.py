@@ -4,9 +4,7 @@ One `Measurement` is one subject (a bundle or a checkpoint) on one suite on one 
 accuracy is in per cent. Files of another schema version are refused in one sentence.
 """
 
-import contextlib
 import json
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, get_args
@@ -14,6 +12,7 @@ from typing import Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from masters_edge.errors import UserError
+from masters_edge.files import whole_file
 
 SCHEMA_VERSION = 1
 
@@ -181,16 +180,8 @@ def write(path: Path, results: Results) -> None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """`content` as `path`, through a temporary file beside it; a full disk or a forbidden folder is a UserError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with whole_file(path) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
         raise UserError(f"{path} can't be written ({error.strerror or error}); the old one is untouched") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

@@ -8,9 +8,6 @@ Only the standard library and pydantic are imported here.
 import errno
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from masters_edge.errors import UserError
+from masters_edge.files import whole_folder
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
@@ -165,24 +163,18 @@ def building(out: Path) -> Iterator[Path]:
     An older bundle at `out` is replaced in that last step; a folder that holds anything else is refused. A full disk
     becomes a UserError.
     """
-    out = Path(out)
-    refuse_foreign(out)
-    temporary = None
+    refuse_foreign(Path(out))
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        yield temporary
-        os.chmod(temporary, 0o755)  # mkdtemp makes it private
-        _replace(temporary, out)
+        with whole_folder(Path(out)) as temporary:
+            yield temporary
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"disk is full while writing {out}; free some space and run the export again") from None
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise UserError(f"{out.parent} can't be written to ({error.strerror}); choose another folder") from None
+            raise UserError(
+                f"{Path(out).parent} can't be written to ({error.strerror}); choose another folder"
+            ) from None
         raise
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def refuse_foreign(out: Path) -> None:
@@ -219,20 +211,3 @@ def _paths(folder: Path) -> list[str]:
     """Every file under `folder` but the manifest, relative, with forward slashes, sorted."""
     found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name not in _IGNORED)
     return sorted(name for name in found if name != MANIFEST)
-
-
-def _replace(new: Path, out: Path) -> None:
-    """Put `new` at `out`; what stood there is kept until the new one is in place."""
-    old = None
-    if out.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent)) / out.name
-        os.rename(out, old)
-    try:
-        os.rename(new, out)
-    except OSError:
-        if old is not None:
-            os.rename(old, out)
-        raise
-    finally:
-        if old is not None:
-            shutil.rmtree(old.parent, ignore_errors=True)

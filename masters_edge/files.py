@@ -16,6 +16,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield temporary
+        with temporary.open("rb+") as file:  # on the disk before it takes the old one's place
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -28,13 +30,20 @@ def whole_folder(path: Path) -> Iterator[Path]:
     sweep(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     temporary.mkdir()
+    old = path.with_name(f".{path.name}-old.{os.getpid()}.part")
     try:
         yield temporary
         if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
+            path.rename(old)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def sweep(folder: Path) -> None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from masters_edge.errors import UserError
+from masters_edge.pictures import to_rgb, upright
 
 # What Pillow's decoders raise on damaged files, beyond its own UnidentifiedImageError.
 BROKEN = (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, struct.error)
@@ -54,7 +55,7 @@ class Question:
 
 
 def open_image(question: Question) -> Image.Image:
-    """The question's image as RGB, turned upright as its EXIF data say, or a UserError naming question and file."""
+    """The question's image upright, on white, as RGB; or a UserError naming question and file."""
     source = question.image
     where = "the data set" if isinstance(source, bytes) else f"{source}"
     try:
@@ -63,7 +64,7 @@ def open_image(question: Question) -> Image.Image:
         else:
             opened = Image.open(io.BytesIO(source if isinstance(source, bytes) else source.read_bytes()))
         with opened as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return to_rgb(upright(image))
     except FileNotFoundError:
         raise UserError(
             f"question {question.id}: there is no image file {where}; mend the path or leave the question out"

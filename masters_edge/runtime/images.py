@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from masters_edge.errors import UserError
+from masters_edge.pictures import to_rgb, upright
 
 LONGEST_SIDE = 4096  # pixels; transformers' own bound on the resized picture
 
@@ -39,7 +40,7 @@ def open_image(source: Image.Image | Path | str) -> Image.Image:
     try:
         with Image.open(source) as image:
             image.load()
-            return ImageOps.exif_transpose(image)
+            return upright(image)
     except FileNotFoundError:
         raise UserError(f"there is no image file {source}; check the path") from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -68,14 +69,6 @@ def preprocess(image: Image.Image, settings: Mapping[str, Any]) -> Frames:
         values[0, index, :, : frame.shape[1], : frame.shape[2]] = frame
         mask[0, index, : frame.shape[1], : frame.shape[2]] = True
     return Frames(values, mask, rows, columns)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB, with what is transparent laid on white."""
-    if "A" in image.getbands() or image.info.get("transparency") is not None:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
-    return image.convert("RGB")
 
 
 def _first_size(size: tuple[int, int], wanted: Mapping[str, int]) -> tuple[int, int]:

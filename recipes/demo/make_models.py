@@ -1,4 +1,4 @@
-# ruff: noqa: E402, I001
+# ruff: noqa: E402
 """Make the demo's two checkpoints: a good teacher, and a student that is weak but not random.
 
     python recipes/demo/make_models.py teacher recipes/demo/teacher      # about half an hour on one core
