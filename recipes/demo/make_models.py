@@ -1,7 +1,7 @@
 # ruff: noqa: E402
 """Make the demo's two checkpoints: a good teacher, and a student that is weak but not random.
 
-    python recipes/demo/make_models.py teacher recipes/demo/teacher      # about half an hour on one core
+    python recipes/demo/make_models.py teacher recipes/demo/teacher      # about 40 minutes on one core
     python recipes/demo/make_models.py student recipes/demo/student      # about three minutes
 
 Both are SmolVLM models with a tokenizer trained here, saved as any checkpoint. There is no hub behind the demo, so they
@@ -374,7 +374,7 @@ def main() -> None:
     if options.which == "teacher":
         make_teacher(options.out, options.steps or 3000, options.eye_steps or 900, options.learning_rate or 1e-3)
     else:
-        make_student(options.out, options.steps or 1500, options.eye_steps or 1000, options.learning_rate or 2e-3)
+        make_student(options.out, options.steps or 1000, options.eye_steps or 600, options.learning_rate or 2e-3)
 
 
 if __name__ == "__main__":
