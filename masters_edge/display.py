@@ -20,7 +20,7 @@ def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
     """A bar with time left; call what it yields with `advance` (or `completed=`, `note=`)."""
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
@@ -36,13 +36,22 @@ def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
         yield update
 
 
-def measurement(line: dict[str, Any]) -> str:
-    """A line of metrics for the screen."""
-    shown = [f"step {line['step']:>5}"]
-    if "mask_ratio" in line:
-        shown.append(f"mask {line['mask_ratio']:.2f}")
-    names = {"loss": "loss", "jsd": "JSD", "reward": "reward", "r_acc": "R_acc", "kl_reference": "KL"}
-    shown += [f"{title} {line[name]:.3f}" for name, title in names.items() if name in line]
-    if "eval_accuracy" in line:
-        shown.append(f"held-out accuracy {line['eval_accuracy']:.1f}%")
-    return "  ".join(shown)
+class TrainingScreen:
+    """Shows lines of metrics: the loss beside the bar as it goes, a full line with each held-out accuracy."""
+
+    NAMES = {"loss": "loss", "jsd": "JSD", "reward": "reward"}  # what fits 80 columns
+
+    def __init__(self, bar: Callable[..., None]) -> None:
+        self.bar = bar
+        self.latest: dict[str, Any] = {}
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        self.latest |= line
+        if "eval_accuracy" not in line:
+            self.bar(note=f"loss {line['loss']:.3f}")
+            return
+        shown = [f"step {line['step']:>5}"]
+        if "mask_ratio" in line:
+            shown.append(f"mask {line['mask_ratio']:.2f}")
+        shown += [f"{title} {self.latest[name]:.3f}" for name, title in self.NAMES.items() if name in self.latest]
+        say("  ".join([*shown, f"held-out {line['eval_accuracy']:.1f}%"]))

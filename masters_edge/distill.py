@@ -14,7 +14,7 @@ from typing import Any
 
 from masters_edge import data, runs, schedule
 from masters_edge.data.records import Question
-from masters_edge.display import measurement, progress, say
+from masters_edge.display import TrainingScreen, progress, say
 from masters_edge.errors import UserError
 from masters_edge.files import whole_folder, write_json
 from masters_edge.recipe import Phase, Recipe, checkpoint, load
@@ -225,7 +225,7 @@ class _Pass:
                 phase,
                 schedule.stages(recipe, phase),
                 self._evaluator(student),
-                on_line=lambda line: (say if "eval_accuracy" in line else lambda t: bar(note=t))(measurement(line)),
+                on_line=TrainingScreen(bar),
                 on_step=lambda step: bar(completed=step),
             )
             trainer = training.PhaseTrainer(
