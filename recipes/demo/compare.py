@@ -1,10 +1,10 @@
-"""The demo's table: teacher, untouched student, labels only, naive distillation and Masters, over several seeds.
+"""The demo's table: labels only, naive distillation and Masters over several seeds, on the official test questions.
 
-    python recipes/demo/compare.py runs/compare --seeds 3
+    python recipes/demo/compare.py runs/compare --seeds 3 --jobs 2
 
-Every arm is recipes/demo.yaml with a few values changed, with equal steps and equal sequences a step, in two settings:
-labels for 600 questions, and every question labelled. Accuracy is on all of easy-VQA's official test questions.
-What is done is kept: the same command goes on where it stopped. Writes table.md and table.json into the folder.
+Every arm is recipes/demo.yaml with a few values changed. Steps are equal in all arms, and so are the sequences of a
+step (questions x responses, repeats counted). Accuracy is on all of easy-VQA's official test questions; nothing was
+tuned on them. What is done is kept: the same command goes on where it stopped. Writes table.md and table.json.
 """
 
 import argparse
@@ -12,82 +12,109 @@ import json
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-RECIPE = Path(__file__).parents[1] / "demo.yaml"
+from masters_edge.benchmarks import Subject, bench, suites
+from masters_edge.display import say
+from masters_edge.recipe import load
+from masters_edge.schedule import group_size
+
 ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "recipes" / "demo.yaml"
 
 
-def arms(steps: int) -> dict[str, list[str]]:
-    """Overrides of each arm. A step is 16 questions x 8 responses = 128 sequences in all of them."""
-    one_response = ["responses.student=0", "responses.teacher=1", "train.questions_per_step=128"]
-    return {
-        "labels only": [f"train.phases=[{{objective: labels, steps: {steps}}}]"],
-        "naive distillation": [f"train.phases=[{{objective: distill, steps: {steps}}}]", "mask.r_max=0", *one_response],
-        "Masters": [f"train.phases.0.steps={steps}"],
+@dataclass(frozen=True)
+class Arm:
+    """A row of the table."""
+
+    name: str
+    overrides: tuple[str, ...]
+
+    @property
+    def slug(self) -> str:
+        return "-".join("".join(c if c.isalnum() else " " for c in self.name.lower()).split())
+
+
+def arms() -> list[Arm]:
+    recipe = load(RECIPE)
+    steps, group = recipe.train.phases[0].steps, group_size(recipe)
+    distil = (f"train.phases=[{{objective: distill, steps: {steps}}}]", "mask.r_max=0")
+    questions = group * recipe.train.questions_per_step
+    single = ("responses.student=0", "responses.teacher=1", f"train.questions_per_step={questions}")
+    labels = (f"train.phases=[{{objective: labels, steps: {steps}}}]",)
+    return [
+        Arm("600 labels: labels only", (*labels, "data.labels=600")),
+        Arm("600 labels: Masters", ("data.labels=600",)),
+        Arm("naive distillation, the same 8 responses a question", distil),
+        Arm("every label: labels only", (*labels, "data.labels=all")),
+        Arm("every label: Masters", ("data.labels=all",)),
+        Arm("naive distillation, 1 teacher response, 8 times the questions", (*distil, *single)),
+    ]
+
+
+def run(arm: Arm, seed: int, out: Path, threads: int) -> dict:
+    """Train and measure one arm with one seed; returns its figures."""
+    folder = (out / f"{arm.slug}-{seed}").resolve()
+    values = [*arm.overrides, f"seed={seed}", f"run_dir={folder}", f"train.threads={threads}"]
+    command = [sys.executable, "-m", "masters_edge", "distill", str(RECIPE), *values]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+    subject = Subject(name=arm.name, role="student after", path=folder / "student", kind="checkpoint")
+    suite = suites.load("easy-vqa")
+    test = bench([subject], suite, out=folder / "test.json", latency_questions=20, threads=threads).measurements[0]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    curve = [line["eval_accuracy"] for line in lines if "eval_accuracy" in line]
+    ended = json.loads((folder / "finished.json").read_text())
+    figures = {
+        "arm": arm.name,
+        "seed": seed,
+        "steps": ended["steps"],
+        "seconds": ended["seconds_of_last_call"],
+        "test": test.accuracy.per_cent,
+        "held_out": curve[-1],
+        "best_held_out": max(curve),
     }
+    say(f"{arm.name}, seed {seed}: test {figures['test']:.1f}, held-out {curve[-1]:.1f} (best {max(curve):.1f})")
+    return figures
 
 
-def call(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "masters_edge", *arguments], check=True, cwd=ROOT)
-
-
-def measure(run: Path, out: Path, questions: str) -> dict:
-    """Accuracy in per cent of a run's student, or of a checkpoint folder, on the official questions of `questions`."""
-    if not out.exists():
-        from masters_edge.benchmarks import Subject, bench, suites
-
-        suite = suites.load("easy-vqa")
-        subject = Subject(name=run.name, role="student after", path=run, kind="checkpoint")
-        results = bench([subject], suite, out=out, latency_questions=20)
-        assert results.measurements
-    return json.loads(out.read_text())["measurements"][0]
+def table(found: list[dict]) -> str:
+    """Markdown; a row per arm."""
+    lines = [
+        "| arm | steps | seconds | held-out at the end (best) | test, mean | test, each seed |",
+        "|---|---|---|---|---|---|",
+    ]
+    for arm in dict.fromkeys(row["arm"] for row in found):
+        rows = sorted((row for row in found if row["arm"] == arm), key=lambda row: row["seed"])
+        keys = ("seconds", "test", "held_out", "best_held_out")
+        mean = {key: statistics.mean(row[key] for row in rows) for key in keys}
+        each = ", ".join(f"{row['test']:.1f}" for row in rows)
+        lines.append(
+            f"| {arm} | {rows[0]['steps']} | {mean['seconds']:.0f} | {mean['held_out']:.1f} "
+            f"({mean['best_held_out']:.1f}) | {mean['test']:.1f} | {each} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--labels", nargs="+", default=["600", "all"])
-    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, one thread each if more than one")
     options = parser.parse_args()
-    from masters_edge.recipe import load
-
-    steps = options.steps or sum(phase.steps for phase in load(RECIPE).train.phases)
-    found: dict[str, dict] = {}
-    for labels in options.labels:
-        for arm, overrides in arms(steps).items():
-            for seed in range(options.seeds):
-                name = f"{labels}-{arm.replace(' ', '-').lower()}-{seed}"
-                folder = (options.out / name).resolve()
-                values = [*overrides, *options.overrides, f"seed={seed}", f"data.labels={labels}", f"run_dir={folder}"]
-                call("distill", str(RECIPE), *values)
-                ended = json.loads((folder / "finished.json").read_text())
-                lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-                curve = [line["eval_accuracy"] for line in lines if "eval_accuracy" in line]
-                test = measure(folder / "student", folder / "test.json", "test")["accuracy"]["per_cent"]
-                empty = {"held_out": [], "best_held_out": [], "test": [], "seconds": [], "steps": ended["steps"]}
-                row = found.setdefault(f"{labels} labels, {arm}", empty)
-                row["held_out"].append(curve[-1])
-                row["best_held_out"].append(max(curve))
-                row["test"].append(test)
-                row["seconds"].append(ended["seconds_of_last_call"])
-                (options.out / "table.json").write_text(json.dumps(found, indent=2))
-                print(name, f"held-out {curve[-1]:.1f} (best {max(curve):.1f})", f"test {test:.1f}", flush=True)
-    lines = [
-        "| setting | steps | seconds | held-out, mean (best step) | test, mean | test, each seed |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, row in found.items():
-        each = ", ".join(f"{value:.1f}" for value in row["test"])
-        lines.append(
-            f"| {name} | {row['steps']} | {statistics.mean(row['seconds']):.0f} | "
-            f"{statistics.mean(row['held_out']):.1f} ({statistics.mean(row['best_held_out']):.1f}) | "
-            f"{statistics.mean(row['test']):.1f} | {each} |"
-        )
-    (options.out / "table.md").write_text("\n".join(lines) + "\n")
-    print((options.out / "table.md").read_text())
+    options.out.mkdir(parents=True, exist_ok=True)
+    threads = 1 if options.jobs > 1 else 2
+    found: list[dict] = []
+    with ThreadPoolExecutor(options.jobs) as pool:
+        jobs = [pool.submit(run, arm, seed, options.out, threads) for arm in arms() for seed in range(options.seeds)]
+        for job in jobs:
+            found.append(job.result())
+            (options.out / "table.json").write_text(json.dumps(found, indent=2))
+            (options.out / "table.md").write_text(table(found))
+    say(table(found))
 
 
 if __name__ == "__main__":
