@@ -20,7 +20,7 @@ test-slow: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy masters_edge/recipe masters_edge/bundle.py benchmarks/report
+	$(BIN)/mypy masters_edge export benchmarks
 
 install: $(VENV)/installed
 

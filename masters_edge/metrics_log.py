@@ -84,7 +84,7 @@ class Reporter(TrainerCallback):
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         stage = next((s for s in self.stages if s.first < step <= s.last), self.stages[0] if self.stages else None)
-        line = {"phase": self.number, "objective": self.phase.objective, "step": step}
+        line: dict[str, Any] = {"phase": self.number, "objective": self.phase.objective, "step": step}
         if stage is not None:
             line |= {"stage": stage.index, "teacher": stage.teacher, "mask_ratio": stage.ratio}
         line |= values | {"seconds": round(self.before + time.monotonic() - self.started, 3)}

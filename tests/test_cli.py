@@ -83,7 +83,8 @@ def test_mistakes_are_one_sentence_and_status_2(tmp_path: Path) -> None:
 def test_the_whole_way_on_tiny_models(tiny_recipe: Path) -> None:
     """distill, export, bench, report and ask, as `make demo` runs them."""
     home = tiny_recipe.parent
-    assert run("distill", "tiny.yaml", cwd=home).returncode == 0
+    distilled = run("distill", "tiny.yaml", cwd=home)
+    assert distilled.returncode == 0 and not distilled.stderr, distilled.stderr
 
     unknown = run("export", "--target", "onx", cwd=home)
     assert unknown.returncode == 2 and "onnx" in unknown.stderr

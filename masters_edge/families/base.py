@@ -31,7 +31,7 @@ class Family:
 
     def response_hidden(
         self,
-        model: torch.nn.Module,
+        model: Any,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
         images: list[dict[str, torch.Tensor]],

@@ -1,5 +1,7 @@
 """SmolVLM, SmolVLM2 and Idefics3: SigLIP tiles, pixel shuffle, a Llama-like decoder."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -27,7 +29,7 @@ class SmolVLM(Family):
 
     def response_hidden(
         self,
-        model: torch.nn.Module,
+        model: Any,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
         images: list[dict[str, torch.Tensor]],
@@ -35,7 +37,8 @@ class SmolVLM(Family):
     ) -> torch.Tensor:
         """As `Family.response_hidden`; the eye sees each question's image once, whatever the number of responses."""
         features = model.get_image_features(**self.collate_images(images), return_dict=True).pooler_output
-        shared = BaseModelOutputWithPooling(pooler_output=[features[question] for question in owner.tolist()])
+        per_sequence: Any = [features[question] for question in owner.tolist()]  # a list, as get_image_features gives
+        shared = BaseModelOutputWithPooling(pooler_output=per_sequence)
         return model.base_model(
             input_ids=input_ids,
             attention_mask=attention_mask,

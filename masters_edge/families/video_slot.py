@@ -73,5 +73,5 @@ def fill() -> None:
         return check(self, name, argument)
 
     check_argument_for_proper_class.accepts_video_slot = True  # type: ignore[attr-defined]
-    mixin.check_argument_for_proper_class = check_argument_for_proper_class
-    video_processing_auto.AutoVideoProcessor.from_pretrained = VideoSlot.from_pretrained
+    setattr(mixin, "check_argument_for_proper_class", check_argument_for_proper_class)  # noqa: B010
+    setattr(video_processing_auto.AutoVideoProcessor, "from_pretrained", VideoSlot.from_pretrained)  # noqa: B010

@@ -115,7 +115,7 @@ def _override(values: dict[str, Any], override: str) -> Key:
 
 def _default(key: Key) -> Any:
     """What stands at `key` where the recipe leaves it out, as plain values."""
-    skeleton = Recipe(student="-", teachers=["-"], data={"train": {"source": "-"}}).model_dump(mode="json")  # type: ignore[arg-type]
+    skeleton: Any = Recipe(student="-", teachers=["-"], data={"train": {"source": "-"}}).model_dump(mode="json")  # type: ignore[arg-type]
     for part in key:
         skeleton = skeleton.get(part) if isinstance(skeleton, dict) else None
     return skeleton if isinstance(skeleton, list) else {}

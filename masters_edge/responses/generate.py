@@ -132,9 +132,9 @@ class Generator:
             found = sequences.response_logits(model, family, batch).cpu()
             logits[name] = sequences.aligned(found, len(self.prompter.tokenizer))
         mask = sequences.response_mask(distinct)
-        ids = sequences.pad_responses(distinct).long()
+        token_ids = sequences.pad_responses(distinct).long()
         divergence = token_mean(jsd(logits["teacher"], logits["student"]), mask).double().numpy()
-        log_probs = sequences.log_probs(logits["student"], ids)
+        log_probs = sequences.log_probs(logits["student"], token_ids)
         texts = [t.strip() for t in self.prompter.tokenizer.batch_decode(distinct, skip_special_tokens=True)]
         rows = []
         for place, question in enumerate(questions):
