@@ -59,9 +59,7 @@ def distill(recipe_path: Path, overrides: Sequence[str] = (), *, only_generate: 
     student = checkpoint(recipe.student, recipe_path)
     teachers = [checkpoint(name, recipe_path) for name in recipe.teachers]
     from masters_edge import families
-    from masters_edge.benchmarks import metrics
 
-    metrics.get(recipe.reward.metric)
     questions = read_questions(recipe, recipe_path)
     if not questions.train:
         raise UserError(f"{recipe_path}: data.train has no question left after holding out {recipe.data.held_out}")

@@ -205,8 +205,7 @@ def _subjects(run: Run | None, recipe: Recipe | None) -> list:
         raise UserError(f"{run.folder} has no bundle to measure; make one with: masters-edge export")
     extra = trained | {"parameters": _parameters(run.student)}
     return found + [
-        Subject(name=f"student {path.name}", role="exported", path=path, kind="bundle", extra=extra)
-        for path in exported
+        Subject(name=path.name, role="exported", path=path, kind="bundle", extra=extra) for path in exported
     ]
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -108,6 +109,11 @@ def test_a_run_writes_all_it_promises(tiny_recipe: Path, monkeypatch, capsys) ->
     capsys.readouterr()
     assert distill(tiny_recipe).finished
     assert "is finished: nothing to do" in capsys.readouterr().out
+    before, lines = weights(run.folder), metrics(run.folder)
+    shutil.rmtree(run.student)  # as if killed between the last step and the student
+    (run.folder / "finished.json").unlink()
+    assert distill(tiny_recipe).finished
+    assert weights(run.folder) == before and metrics(run.folder) == lines
     with pytest.raises(UserError, match="holds a run with another seed"):
         distill(tiny_recipe, ["seed=3"])
 
@@ -148,8 +154,6 @@ def test_generate_alone_is_what_distill_goes_on_with(tiny_recipe: Path, monkeypa
 
 def test_teacher_with_another_tokenizer_is_refused_before_anything_is_written(tiny_recipe: Path, monkeypatch) -> None:
     monkeypatch.chdir(tiny_recipe.parent)
-    import shutil
-
     shutil.copytree(tiny_recipe.parent / "teacher", tiny_recipe.parent / "stranger")
     tokenizer = json.loads((tiny_recipe.parent / "stranger/tokenizer.json").read_text())
     vocabulary = tokenizer["model"]["vocab"]

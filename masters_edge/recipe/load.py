@@ -43,9 +43,15 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         origin[_override(values, override)] = override
     try:
-        return Recipe.model_validate(values)
+        recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise UserError(_sentence(error.errors()[0], path, lines, origin)) from None
+    for key, name, known in _names(recipe):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            remedy = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            raise UserError(f"{_where(key, path, lines, origin)}: {'.'.join(map(str, key))} is {name!r}; {remedy}")
+    return recipe
 
 
 def dump(recipe: Recipe) -> str:
@@ -136,13 +142,35 @@ def _fields(key: Key) -> list[str]:
     return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
 
 
+def _names(recipe: Recipe) -> Iterator[tuple[Key, str, list[str]]]:
+    """(key, value, known values) of what is looked up in a registry later, hours into a run."""
+    from masters_edge import export
+    from masters_edge.benchmarks import metrics
+
+    yield ("reward", "metric"), recipe.reward.metric, metrics.names()
+    yield ("bench", "metric"), recipe.bench.metric, metrics.names()
+    for index, scheme in enumerate(recipe.quantize.schemes):
+        yield ("quantize", "schemes", index), scheme, export.schemes()
+    for index, target in enumerate(recipe.export.targets):
+        yield ("export", "targets", index), target, export.targets()
+
+
+def _where(key: Key, path: Path, lines: dict[Key, int], origin: dict[Key, str]) -> str:
+    """The override that set `key`, or the file and line it (or the nearest section around it) stands on."""
+    for length in range(len(key), 0, -1):
+        if key[:length] in origin:
+            return f"override {origin[key[:length]]!r}"
+        if key[:length] in lines:
+            return f"{path}, line {lines[key[:length]]}"
+    return f"{path}, line 1"
+
+
 def _sentence(error: Any, path: Path, lines: dict[Key, int], origin: dict[Key, str]) -> str:
     """One pydantic error as a sentence: where, what was found, what was expected."""
     key: Key = tuple(part for part in error["loc"] if not (isinstance(part, str) and part.startswith("constrained-")))
     while key and key not in lines and key not in origin and error["type"] != "missing":
         key = key[:-1]  # pydantic adds the name of the union's branch
-    line = next((lines[key[:n]] for n in range(len(key), -1, -1) if key[:n] in lines), 1)
-    where = f"override {origin[key]!r}" if key in origin else f"{path}, line {line}"
+    where = _where(key, path, lines, origin)
     dotted = ".".join(map(str, key))
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
@@ -152,7 +180,7 @@ def _sentence(error: Any, path: Path, lines: dict[Key, int], origin: dict[Key, s
         remedy = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
         return f"{where}: {dotted} is not a known key; {remedy}"
     if kind == "missing":
-        return f"{path}, line {line}: {dotted} is missing; add it (masters-edge schema describes it)"
+        return f"{where}: {dotted} is missing; add it (masters-edge schema describes it)"
     if kind == "value_error":
         return f"{where}: {context.get('error', error['msg'])}"
     if kind == "literal_error":
