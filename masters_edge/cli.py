@@ -198,6 +198,12 @@ def main() -> None:
         app()
     except UserError as error:
         _fail(str(error), 2)
+    except ModuleNotFoundError as error:
+        from masters_edge.doctor import extra_with
+
+        if (extra := extra_with(error.name or "")) is None:
+            raise
+        _fail(f"this command needs {error.name}; install it with: pip install 'masters-edge[{extra}]'", 2)
     except KeyboardInterrupt:
         _fail("interrupted; the same command goes on where it stopped", 130)
     except Exception as error:  # a full disk surfaces as each library's own exception type

@@ -21,6 +21,12 @@ EXTRAS = {
 RUNTIMES = {"onnxruntime": "onnxruntime"}
 
 
+def extra_with(module: str) -> str | None:
+    """The extra that brings a module that can't be imported; None where none does."""
+    top = module.partition(".")[0]
+    return next((extra for extra, (_, modules) in EXTRAS.items() if top in modules), None)
+
+
 def table() -> Table:
     """`findings` for the screen."""
     rows = Table(show_header=False, box=None, padding=(0, 2, 0, 0))

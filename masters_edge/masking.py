@@ -1,4 +1,4 @@
-"""Masked teachers (METHOD 1, 2): zero the smallest weights of each layer, put every one of them back bit for bit.
+"""Masked teachers (METHOD 1): zero the smallest weights of each layer, put every one of them back bit for bit.
 
 Ratios are nested, so one checkpoint serves a whole schedule: the weights that r_max would drop are set aside once, in
 order of magnitude, and a smaller ratio zeroes a prefix of them.
@@ -10,15 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-
-
-def schedule(r_max: float, step: float, iterations: int) -> list[float]:
-    """Masking ratio of each iteration, Eq. 3: `r[i] = r_max - s * floor(i * M / I)` with `M = r_max / s + 1` stages.
-
-    `i` runs 0..I-1, so the last stage has ratio 0.
-    """
-    stages = round(r_max / step) + 1
-    return [round(r_max - step * (i * stages // iterations), 10) for i in range(iterations)]
 
 
 def maskable(model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()) -> dict[str, nn.Parameter]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from masters_edge import masking
 from masters_edge.recipe import Phase, Recipe
 
 
@@ -23,6 +22,15 @@ class Stage:
     last: int
 
 
+def mask_ratios(r_max: float, step: float, iterations: int) -> list[float]:
+    """Masking ratio of each iteration, Eq. 3: `r[i] = r_max - s * floor(i * M / I)` with `M = r_max / s + 1` stages.
+
+    `i` runs 0..I-1, so the last stage has ratio 0.
+    """
+    stages = round(r_max / step) + 1
+    return [round(r_max - step * (i * stages // iterations), 10) for i in range(iterations)]
+
+
 def stages(recipe: Recipe, phase: Phase) -> list[Stage]:
     """The phase's stages: each teacher of the chain runs the whole mask schedule over its share of the steps."""
     if phase.objective == "labels":
@@ -31,7 +39,7 @@ def stages(recipe: Recipe, phase: Phase) -> list[Stage]:
     chain = len(recipe.teachers)
     for teacher in range(chain):
         start, end = phase.steps * teacher // chain, phase.steps * (teacher + 1) // chain
-        ratios = masking.schedule(recipe.mask.r_max, recipe.mask.step, end - start)
+        ratios = mask_ratios(recipe.mask.r_max, recipe.mask.step, end - start)
         first = start
         for step in range(start + 1, end + 1):
             if step == end or ratios[step - start] != ratios[first - start]:

@@ -44,6 +44,23 @@ def test_the_board_side_never_touches_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_without_an_extra_plans_work_and_the_rest_says_what_to_install(tiny_recipe: Path) -> None:
+    absent = "import sys; sys.modules.update(torch=None, transformers=None, safetensors=None, onnx=None, torchao=None);"
+    for command, expected in {
+        "'validate', 'tiny.yaml'": (0, "is valid"),
+        "'distill', 'tiny.yaml', '--dry-run'": (0, "mask 0.20"),
+        "'distill', 'tiny.yaml'": (2, "pip install 'masters-edge[distill]'"),
+        "'export', '--student', 'student'": (2, "pip install 'masters-edge["),
+    }.items():
+        code = f"{absent} sys.argv = ['masters-edge', {command}]; from masters_edge.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tiny_recipe.parent, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == expected[0], done.stderr
+        assert expected[1] in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("command", [info.callback.__name__ for info in cli.app.registered_commands])
 def test_every_command_has_an_example(command: str) -> None:
     shown = run(command, "--help")

@@ -1,9 +1,7 @@
-"""Masked teachers: exact counts, nesting, ties, tied tensors, bit-exact restore; the schedule of Eq. 3."""
+"""Masked teachers: exact counts, nesting, ties, tied tensors, bit-exact restore."""
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from masters_edge import masking
@@ -79,17 +77,3 @@ def test_changes_what_a_real_model_says_and_gives_it_back(tmp_path) -> None:
         assert not torch.equal(model(input_ids=ids).logits, whole)
         teacher.set_ratio(0.0)
         assert torch.equal(model(input_ids=ids).logits, whole)
-
-
-def test_schedule_of_the_paper() -> None:
-    ratios = masking.schedule(0.20, 0.05, 10)
-    assert ratios == [0.20, 0.20, 0.15, 0.15, 0.10, 0.10, 0.05, 0.05, 0.0, 0.0]
-
-
-@given(st.integers(0, 9), st.integers(10, 500))
-def test_schedule_falls_from_r_max_to_zero_in_equal_stages(stages: int, iterations: int) -> None:
-    ratios = masking.schedule(stages * 0.1, 0.1, iterations)
-    assert ratios[0] == pytest.approx(stages * 0.1) and ratios[-1] == 0.0
-    assert ratios == sorted(ratios, reverse=True)
-    lengths = [ratios.count(r) for r in set(ratios)]
-    assert len(lengths) == stages + 1 and max(lengths) - min(lengths) <= 1

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from masters_edge.errors import UserError
 
@@ -60,11 +58,15 @@ def save(path: Path, tensors: Iterable[QuantizedTensor]) -> None:
         for field in _ARRAYS:
             arrays[f"{tensor.name}.{field}"] = np.ascontiguousarray(getattr(tensor, field))
         about[tensor.name] = {"bits": tensor.bits, "group_size": tensor.group_size, "axis": tensor.axis}
+    from safetensors.numpy import save_file
+
     save_file(arrays, path, {"schema_version": SCHEMA_VERSION, "tensors": json.dumps(about)})
 
 
 def load(path: Path) -> list[QuantizedTensor]:
     """Read what `save` wrote; raises UserError for another schema version or a broken file."""
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
