@@ -136,6 +136,7 @@ class PyTorchAnswerer:
                 temperature=None,
                 top_p=None,
                 top_k=None,
+                suppress_tokens=[self.model.config.image_token_id],  # as the runtime does
                 **options,
             )
         return ids[:, inputs["input_ids"].shape[1] :]

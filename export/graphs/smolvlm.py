@@ -242,6 +242,7 @@ class Reference:
             eos_token_id=own.eos_token_id,
             pad_token_id=own.pad_token_id,
             bos_token_id=own.bos_token_id,
+            suppress_tokens=[model.config.image_token_id],  # as the runtime does: an answer holds no picture
         )
         seen = {"pixel_values": pixels, "pixel_attention_mask": mask.bool()}
         with torch.no_grad():

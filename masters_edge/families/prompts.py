@@ -34,7 +34,11 @@ class Prompter:
         size, inputs = self._image(question)
         key = (question.text, size)
         if key not in self._ids:
-            ids = self.processor(text=self.text(question), images=[open_image(question)])["input_ids"][0]
+            text, start = self.text(question), self.tokenizer.bos_token
+            written = start is not None and text.startswith(start)  # as apply_chat_template(tokenize=True) decides it
+            ids = self.processor(text=text, images=[open_image(question)], add_special_tokens=not written)["input_ids"][
+                0
+            ]
             self._ids[key] = list(ids)
             while len(self._ids) > 65_536:
                 self._ids.popitem(last=False)

@@ -106,13 +106,13 @@ class Student:
         features = self.backend.vision(frames.pixel_values, frames.pixel_attention_mask)
         prefill_from = time.perf_counter()
         logits = self.prefill(ids, features)
-        token = int(logits.argmax())
+        token = self.best(logits)
         first_at = time.perf_counter()
         token_ids, stream = [token], TextStream(self.prompt.tokenizer, on_text)
         stream.feed(token)
         decode_from = time.perf_counter()
         while token not in self.stop_ids and len(token_ids) < min(limit, room):
-            token = int(self.step(token).argmax())
+            token = self.best(self.step(token))
             token_ids.append(token)
             stream.feed(token)
         ended = time.perf_counter()
@@ -129,6 +129,15 @@ class Student:
             decode_tokens_per_s=steps / (ended - decode_from) if steps else None,
             total_ms=1000 * (time.perf_counter() - started),
         )
+
+    def best(self, logits: np.ndarray) -> int:
+        """The likeliest next token of float32 [vocab]; never an image placeholder, which has no picture behind it."""
+        token = int(logits.argmax())
+        if token == self.image_token_id:
+            logits = logits.copy()
+            logits[token] = -np.inf
+            token = int(logits.argmax())
+        return token
 
     def prefill(self, ids: list[int], features: np.ndarray) -> np.ndarray:
         """Run the decoder over the whole prompt, image features in place; logits float32 [vocab] of its last token.

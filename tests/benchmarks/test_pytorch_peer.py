@@ -40,7 +40,12 @@ def test_answers_equal_generates_own(peer: pytorch.PyTorchAnswerer, checkpoint: 
         prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         inputs = processor(text=prompt, images=[image], return_tensors="pt")
         with torch.no_grad():
-            ids = model.generate(**inputs, do_sample=False, max_new_tokens=model.generation_config.max_new_tokens)
+            ids = model.generate(
+                **inputs,
+                do_sample=False,
+                max_new_tokens=model.generation_config.max_new_tokens,
+                suppress_tokens=[model.config.image_token_id],
+            )
         text = processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
         assert text and peer.answer(image, question).text == text
 

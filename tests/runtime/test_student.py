@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from masters_edge.errors import UserError
@@ -34,11 +35,20 @@ def test_answers_equal_transformers(student: Student, size: tuple[int, int]) -> 
     content = [{"type": "image"}, {"type": "text", "text": "is there a triangle?"}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     inputs = processor(text=text, images=[image], return_tensors="pt")
-    expected = model.generate(**inputs, do_sample=False, max_new_tokens=12)[0, inputs["input_ids"].shape[1] :]
+    banned = [model.config.image_token_id]
+    whole = model.generate(**inputs, do_sample=False, max_new_tokens=12, suppress_tokens=banned)
+    expected = whole[0, inputs["input_ids"].shape[1] :]
     answer = student.answer(image, "is there a triangle?")
     assert answer.token_ids == expected.tolist()
     assert answer.text == processor.decode(expected, skip_special_tokens=True).strip()
     assert answer.prompt_tokens == inputs["input_ids"].shape[1]
+
+
+def test_an_answer_never_holds_an_image_placeholder(student: Student) -> None:
+    logits = np.zeros(352, np.float32)
+    logits[[7, student.image_token_id]] = 1.0, 2.0
+    assert student.best(logits) == 7
+    assert logits[student.image_token_id] == 2.0
 
 
 def test_timings_add_up(student: Student) -> None:
