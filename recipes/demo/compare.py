@@ -31,6 +31,7 @@ class Arm:
 
     name: str
     overrides: tuple[str, ...]
+    exported: bool = False  # its int4 files are measured too, as a row of their own
 
     @property
     def slug(self) -> str:
@@ -46,7 +47,7 @@ def arms() -> list[Arm]:
     labels = (f"train.phases=[{{objective: labels, steps: {steps}}}]",)
     return [
         Arm("600 labels: labels only", (*labels, "data.labels=600")),
-        Arm("600 labels: Masters", ("data.labels=600",)),
+        Arm("600 labels: Masters", ("data.labels=600",), exported=True),
         Arm("naive distillation, the same 8 responses a question", distil),
         Arm("every label: labels only", (*labels, "data.labels=all")),
         Arm("every label: Masters", ("data.labels=all",)),
@@ -54,31 +55,42 @@ def arms() -> list[Arm]:
     ]
 
 
-def run(arm: Arm, seed: int, out: Path, threads: int) -> dict:
-    """Train and measure one arm with one seed; returns its figures."""
-    folder = (out / f"{arm.slug}-{seed}").resolve()
-    values = [*arm.overrides, f"seed={seed}", f"run_dir={folder}", f"train.threads={threads}"]
-    command = [sys.executable, "-m", "masters_edge", "distill", str(RECIPE), *values]
+def call(*arguments: str) -> None:
+    """masters-edge, quietly; its words if it fails."""
+    command = [sys.executable, "-m", "masters_edge", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
-    subject = Subject(name=arm.name, role="student after", path=folder / "student", kind="checkpoint")
+
+
+def run(arm: Arm, seed: int, out: Path, threads: int) -> list[dict]:
+    """Train and measure one arm with one seed; returns its figures, and those of its int4 files where wanted."""
+    folder = (out / f"{arm.slug}-{seed}").resolve()
+    values = [*arm.overrides, f"seed={seed}", f"run_dir={folder}", f"train.threads={threads}"]
+    call("distill", str(RECIPE), *values)
+    subjects = [Subject(name=arm.name, role="student after", path=folder / "student", kind="checkpoint")]
+    if arm.exported:
+        call("export", "--run", str(folder), "--target", "onnx", "--quant", "int4")
+        bundle = folder / "bundles" / "onnx-int4"
+        subjects.append(Subject(name=f"{arm.name}, exported int4", role="exported", path=bundle))
     suite = suites.load("easy-vqa")
-    test = bench([subject], suite, out=folder / "test.json", latency_questions=20, threads=threads).measurements[0]
+    results = bench(subjects, suite, out=folder / "test.json", latency_questions=20, threads=threads)
+    accuracy = {m.name: m.accuracy.per_cent for m in results.measurements}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     curve = [line["eval_accuracy"] for line in lines if "eval_accuracy" in line]
     ended = json.loads((folder / "finished.json").read_text())
-    figures = {
-        "arm": arm.name,
+    shared = {
         "seed": seed,
         "steps": ended["steps"],
         "seconds": ended["seconds_of_last_call"],
-        "test": test.accuracy.per_cent,
-        "held_out": curve[-1],
-        "best_held_out": max(curve),
     }
-    say(f"{arm.name}, seed {seed}: test {figures['test']:.1f}, held-out {curve[-1]:.1f} (best {max(curve):.1f})")
-    return figures
+    training = {"held_out": curve[-1], "best_held_out": max(curve)}  # of the checkpoint, not of its exported files
+    for subject in subjects:
+        say(f"{subject.name}, seed {seed}: test {accuracy[subject.name]:.1f}, held-out {curve[-1]:.1f}")
+    return [
+        {"arm": s.name, "test": accuracy[s.name], **shared, **(training if s.kind == "checkpoint" else {})}
+        for s in subjects
+    ]
 
 
 def table(found: list[dict]) -> str:
@@ -89,12 +101,14 @@ def table(found: list[dict]) -> str:
     ]
     for arm in dict.fromkeys(row["arm"] for row in found):
         rows = sorted((row for row in found if row["arm"] == arm), key=lambda row: row["seed"])
-        keys = ("seconds", "test", "held_out", "best_held_out")
-        mean = {key: statistics.mean(row[key] for row in rows) for key in keys}
+        mean = {key: statistics.mean(row[key] for row in rows) for key in ("seconds", "test")}
+        held_out = "–"
+        if all("held_out" in row for row in rows):
+            end, best = (statistics.mean(row[key] for row in rows) for key in ("held_out", "best_held_out"))
+            held_out = f"{end:.1f} ({best:.1f})"
         each = ", ".join(f"{row['test']:.1f}" for row in rows)
         lines.append(
-            f"| {arm} | {rows[0]['steps']} | {mean['seconds']:.0f} | {mean['held_out']:.1f} "
-            f"({mean['best_held_out']:.1f}) | {mean['test']:.1f} | {each} |"
+            f"| {arm} | {rows[0]['steps']} | {mean['seconds']:.0f} | {held_out} | {mean['test']:.1f} | {each} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -111,10 +125,10 @@ def main() -> None:
     with ThreadPoolExecutor(options.jobs) as pool:
         jobs = [pool.submit(run, arm, seed, options.out, threads) for arm in arms() for seed in range(options.seeds)]
         for job in jobs:
-            found.append(job.result())
+            found += job.result()
             (options.out / "table.json").write_text(json.dumps(found, indent=2))
             (options.out / "table.md").write_text(table(found))
-    say(table(found))
+    print(table(found))
 
 
 if __name__ == "__main__":
