@@ -181,6 +181,7 @@ def doctor() -> None:
     console.print(machine.table())
 
 
+INTERRUPTED = 130
 # A full disk, a full quota, a limit on file sizes: as errno, and as Rust and C++ libraries spell them.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_SIGNS = ("No space left on device", "quota exceeded", "File too large")
@@ -204,8 +205,10 @@ def main() -> None:
         if (extra := extra_with(error.name or "")) is None:
             raise
         _fail(f"this command needs {error.name}; install it with: pip install 'masters-edge[{extra}]'", 2)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on where it stopped", 130)
+    except SystemExit as end:  # Typer turns Ctrl-C into status 130 and says nothing
+        if end.code == INTERRUPTED:
+            _fail("interrupted; the same command goes on where it stopped", INTERRUPTED)
+        raise
     except Exception as error:  # a full disk surfaces as each library's own exception type
         if getattr(error, "errno", None) in _FULL or any(sign in str(error) for sign in _FULL_SIGNS):
             _fail(f"the disk is full ({error}); make room, and the same command goes on where it stopped", 2)

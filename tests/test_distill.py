@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -63,6 +64,16 @@ def kill_at_random_points(recipe: Path, kills: int, seed: int) -> None:
 
 def test_killed_run_ends_with_the_same_student(tiny_recipe: Path) -> None:
     kill_at_random_points(tiny_recipe, kills=2, seed=int(time.time()))
+
+
+def test_an_interrupted_run_says_how_to_go_on(tiny_recipe: Path) -> None:
+    process = start(tiny_recipe, "train.phases.0.steps=200")
+    while process.poll() is None and progress(tiny_recipe.parent / "runs/tiny") < 1:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate()
+    assert process.returncode == 130 and "the same command goes on where it stopped" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.slow
