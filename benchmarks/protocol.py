@@ -140,7 +140,7 @@ def _write_job(folder: Path, subject: Subject, suite: Suite, options: Options) -
                     "text": question.text,
                     "image": str(_image_file(folder, question, written)),
                     "image_id": question.image_id,
-                    "answers": question.answers or [question.answer],
+                    "answers": question.accepted,
                 }
                 file.write(json.dumps(row) + "\n")
     except OSError as error:

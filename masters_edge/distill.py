@@ -258,7 +258,7 @@ class _Pass:
 
         def accuracy() -> float:
             answers = engine.greedy(asked)
-            scores = [metrics.score(recipe.reward.metric, text, q.answer or "") for text, q in zip(answers, asked)]
+            scores = [metrics.best_score(recipe.reward.metric, text, q.accepted) for text, q in zip(answers, asked)]
             return 100 * sum(scores) / len(scores)
 
         return accuracy

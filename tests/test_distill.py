@@ -42,20 +42,31 @@ def progress(run: Path) -> int:
     )
 
 
-def kill_at_random_points(recipe: Path, kills: int, seed: int) -> None:
-    """An undisturbed run against one killed `kills` times, anywhere from the first shard to the last line."""
-    output, _ = (process := start(recipe, "run_dir=whole")).communicate()
+def kill_after(process: subprocess.Popen, run: Path, events: int, delay: float) -> bool:
+    """Kill once the process itself has added that many shards or lines; False where it ended before."""
+    last = progress(run)
+    while process.poll() is None and events > 0:
+        now = progress(run)
+        events -= max(0, now - last)  # a resumed run first drops the lines behind its checkpoint
+        last = now
+        time.sleep(0.002)
+    time.sleep(delay)
+    alive = process.poll() is None
+    process.kill()
+    process.communicate()
+    return alive
+
+
+def kill_at_random_points(recipe: Path, kills: int, seed: int, *overrides: str) -> None:
+    """An undisturbed run against one killed `kills` times, each time after it made some progress of its own."""
+    output, _ = (process := start(recipe, "run_dir=whole", *overrides)).communicate()
     assert process.returncode == 0, output
     whole, killed = recipe.parent / "whole", recipe.parent / "killed"
     rng = random.Random(seed)
-    for point in sorted(rng.randrange(progress(whole)) for _ in range(kills)):
-        process = start(recipe, "run_dir=killed")
-        while process.poll() is None and progress(killed) < point:
-            time.sleep(0.002)
-        time.sleep(rng.uniform(0, 0.05))
-        process.kill()
-        process.communicate()
-    output, _ = (process := start(recipe, "run_dir=killed")).communicate()
+    for number in range(kills):
+        process = start(recipe, "run_dir=killed", *overrides)
+        assert kill_after(process, killed, rng.randint(1, 5), rng.uniform(0, 0.05)), f"ended before kill {number + 1}"
+    output, _ = (process := start(recipe, "run_dir=killed", *overrides)).communicate()
     assert process.returncode == 0, output
     assert weights(whole) == weights(killed), f"seed {seed}"
     assert metrics(whole) == metrics(killed), f"seed {seed}"
@@ -78,7 +89,7 @@ def test_an_interrupted_run_says_how_to_go_on(tiny_recipe: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_often_ends_with_the_same_student(tiny_recipe: Path) -> None:
-    kill_at_random_points(tiny_recipe, kills=30, seed=int(time.time()))
+    kill_at_random_points(tiny_recipe, 30, int(time.time()), "train.phases.0.steps=120")
 
 
 def test_a_run_writes_all_it_promises(tiny_recipe: Path, monkeypatch, capsys) -> None:

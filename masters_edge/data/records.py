@@ -50,6 +50,11 @@ class Question:
     answer: str | None = None
     answers: tuple[str, ...] = ()
 
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """Every answer that counts as right; empty where no label is known."""
+        return self.answers or (() if self.answer is None else (self.answer,))
+
     def without_answer(self) -> "Question":
         return replace(self, answer=None, answers=())
 

@@ -166,12 +166,13 @@ class Generator:
         label, source = question.answer, "label"
         if label is None:
             label, source = labels.get(question.id), "teacher"
-        scored = label is not None and self.recipe.reward.accuracy
+        accepted = question.accepted or (() if label is None else (label,))
+        scored = bool(accepted) and self.recipe.reward.accuracy
         return {
             "label": label,
             "label_source": source if label is not None else None,
             "metric": self.recipe.reward.metric,
-            "r_acc": metrics.score(self.recipe.reward.metric, text, label) if scored and label is not None else None,
+            "r_acc": metrics.best_score(self.recipe.reward.metric, text, accepted) if scored else None,
             "r_distill": 0.0,
             "reward": 0.0,
             "advantage": 0.0,
