@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -20,7 +21,11 @@ from masters_edge.responses import store
 def start(recipe: Path, *overrides: str) -> subprocess.Popen:
     """masters-edge as a user starts it, in the recipe's folder."""
     command = [sys.executable, "-m", "masters_edge", "distill", recipe.name, *overrides]
-    return subprocess.Popen(command, cwd=recipe.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # A test run started in the background may ignore SIGINT, and its children would inherit that.
+    heard = None if os.name == "nt" else lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(
+        command, cwd=recipe.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heard
+    )
 
 
 def weights(run: Path) -> str:
