@@ -1,5 +1,6 @@
 """What the terminal shows: progress with time left, one line per measurement, tables. Rich underneath."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+_FIRST = os.environ.get("RANK", "0") == "0"  # of several processes, one speaks
+console = Console(highlight=False, quiet=not _FIRST)
+errors = Console(stderr=True, highlight=False, quiet=not _FIRST)
 
 
 def say(text: str) -> None:

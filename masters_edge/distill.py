@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from masters_edge import data, runs, schedule
+from masters_edge import data, processes, runs, schedule
 from masters_edge.data.records import Question
 from masters_edge.display import TrainingScreen, progress, say
 from masters_edge.errors import UserError
-from masters_edge.files import whole_folder, write_json
+from masters_edge.files import write_json
 from masters_edge.recipe import Phase, Recipe, checkpoint, load
 from masters_edge.runs import Run
 from masters_edge.schedule import Stage
@@ -73,12 +73,16 @@ def distill(recipe_path: Path, overrides: Sequence[str] = (), *, only_generate: 
     if needs_teacher:
         for teacher in teachers:
             families.require_same_tokenizer(student, processor, teacher, families.load_processor(teacher))
+    here = processes.state()
     known = runs.folder_of(recipe, recipe_path)
     resumed = (known / "run.json").exists()
-    if not resumed:
-        with progress("checking images", len({q.image_id for q in questions.train + questions.held_out})) as bar:
-            data.verify_images(questions.train + questions.held_out, lambda done, _: bar(completed=done))
-    run = runs.open_run(recipe, recipe_path, fingerprints, _threads(recipe))
+    if here.is_main_process:  # the others wait, then read what it wrote
+        if not resumed:
+            with progress("checking images", len({q.image_id for q in questions.train + questions.held_out})) as bar:
+                data.verify_images(questions.train + questions.held_out, lambda done, _: bar(completed=done))
+        runs.open_run(recipe, recipe_path, fingerprints, _threads(recipe))
+    here.wait_for_everyone()
+    run = Run(known)
     if run.finished and not only_generate:
         say(f"{run.folder} is finished: nothing to do (remove it, or set run_dir, to train again)")
         return run
@@ -121,9 +125,10 @@ class _Pass:
 
         torch.set_num_threads(run.info()["threads"])
         self.run, self.recipe, self.student, self.questions = run, recipe, student, questions
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.family = family_of(load_config(student), student)
-        self.prompter = Prompter(processor, self.family)
+        self.device = processes.state().device
+        config = load_config(student)
+        self.family = family_of(config, student)
+        self.prompter = Prompter(processor, self.family, config)
         self.teachers = TeacherChain(teachers, recipe.mask, self.device)
         self.log = MetricsLog(run.metrics)
 
@@ -140,6 +145,8 @@ class _Pass:
                     say("later phases generate from the student that the earlier ones train: run distill for those")
                 return
             source = str(out)
+        if not processes.state().is_main_process:
+            return
         write_json(
             self.run.folder / "finished.json",
             {
@@ -156,19 +163,19 @@ class _Pass:
 
         student = load_model(source).float().to(self.device)
         say(f"phase {number + 1} of {len(self.recipe.train.phases)}: {phase.objective}, {phase.steps} steps")
-        groups = self._groups(number, phase, student, folder)
+        visits = self._visits(number, phase, student, folder)
         if not only_generate:
-            self._train(number, phase, student, groups, folder, out)
+            self._train(number, phase, student, visits, folder, out)
 
-    def _groups(self, number: int, phase: Phase, student: Any, folder: Path) -> list[Any]:
+    def _visits(self, number: int, phase: Phase, student: Any, folder: Path) -> list[Any]:
         """Every visit of the phase in order, responses made where they are missing."""
-        from masters_edge.training import Group
+        from masters_edge.training import Visit
 
         pool = [q for q in self.questions.train if phase.objective != "labels" or q.answer is not None]
         per_step = schedule.questions_per_step(self.recipe, phase)
         order = schedule.visits(len(pool), phase.steps, per_step, seed=self.recipe.seed * 1000 + number)
         if phase.objective == "labels":
-            return [Group(pool[i], [self._label_row(pool[i])], None) for i in order.flat]
+            return [Visit(pool[i]) for i in order.flat]
         generator = self._generator(student, folder)
         labels = self._teacher_labels(phase, generator, [pool[i] for i in dict.fromkeys(order.flat)])
         found: list[Any] = []
@@ -176,8 +183,8 @@ class _Pass:
             asked = [pool[i] for i in dict.fromkeys(order[stage.first : stage.last].flat)]
             title = f"responses, {self._stage_name(stage)}"
             with progress(title, len(asked)) as bar:
-                rows = generator.responses(stage, asked, labels, bar)
-            found += [Group(pool[i], rows[pool[i].id], stage) for i in order[stage.first : stage.last].flat]
+                shards = generator.responses(stage, asked, labels, bar)
+            found += [Visit(pool[i], stage, shards[pool[i].id]) for i in order[stage.first : stage.last].flat]
         return found
 
     def _stage_name(self, stage: Stage) -> str:
@@ -201,20 +208,28 @@ class _Pass:
     def _label_row(self, question: Question) -> dict[str, Any]:
         return {"token_ids": self.prompter.response_ids(question, question.answer or ""), "count": 1}
 
-    def _train(self, number: int, phase: Phase, student: Any, groups: list[Any], folder: Path, out: Path) -> None:
+    def _train(self, number: int, phase: Phase, student: Any, visits: list[Any], folder: Path, out: Path) -> None:
         from masters_edge import training
         from masters_edge.metrics_log import Reporter
 
-        recipe = self.recipe
+        recipe, here = self.recipe, processes.state()
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(self.run.folder / "tensorboard" / folder.name)
         reference = None
-        if training.needs_reference(recipe, phase):
-            reference = copy.deepcopy(student).requires_grad_(False)
-        training.freeze(student, recipe.train.freeze)
+        if recipe.train.lora:
+            student = training.with_adapters(student, recipe.train.lora)
+            training.freeze(student.get_base_model(), recipe.train.freeze)
+        else:
+            if training.needs_reference(recipe, phase):
+                reference = copy.deepcopy(student).requires_grad_(False)
+            training.freeze(student, recipe.train.freeze)
         checkpoints = folder / "checkpoints"
         resume = training.last_checkpoint(checkpoints)
-        self.log.keep(number, int(resume.name.rpartition("-")[2]) if resume else -1)
-        teachers = self.teachers if phase.objective != "labels" else None
+        if here.is_main_process:
+            self.log.keep(number, int(resume.name.rpartition("-")[2]) if resume else -1)
+        here.wait_for_everyone()
+        teachers = self.teachers if training.needs_teacher(recipe, phase) else None
+        if teachers is None:
+            self.teachers.release()
         with progress("training", phase.steps) as bar:
             reporter = Reporter(
                 self.log,
@@ -234,16 +249,14 @@ class _Pass:
                 teachers=teachers,
                 reference=reference,
                 model=student,
-                args=training.arguments(recipe, phase, checkpoints, schedule.questions_per_step(recipe, phase)),
-                train_dataset=training.Groups(groups),
+                args=training.arguments(recipe, phase, checkpoints),
+                train_dataset=training.Visits(visits, self._label_row),
                 data_collator=training.Collator(self.prompter, teachers),
                 callbacks=[reporter, training.MarkComplete()],
             )
             reporter.trainer = trainer
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        with whole_folder(out) as temporary:
-            student.save_pretrained(temporary)
-            self.prompter.processor.save_pretrained(temporary)
+        trainer.save_student(out, self.prompter.processor)
 
     def _evaluator(self, student: Any) -> Callable[[], float] | None:
         """Held-out accuracy of the student as it stands, in per cent; None without held-out questions."""
@@ -255,10 +268,15 @@ class _Pass:
             return None
         tokens, batch = recipe.responses.max_new_tokens, recipe.responses.batch_size
         engine = Engine(student, self.family, self.prompter, tokens, batch)
+        mine = processes.share(range(len(asked)))
 
         def accuracy() -> float:
-            answers = engine.greedy(asked)
-            scores = [metrics.best_score(recipe.reward.metric, text, q.accepted) for text, q in zip(answers, asked)]
-            return 100 * sum(scores) / len(scores)
+            questions = [asked[i] for i in mine]
+            scores = [
+                metrics.best_score(recipe.reward.metric, text, q.accepted)
+                for text, q in zip(engine.greedy(questions), questions)
+            ]
+            right, of = processes.mean([sum(scores), len(scores)])
+            return 100 * right / of
 
         return accuracy

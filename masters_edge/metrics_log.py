@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from masters_edge import processes
 from masters_edge.files import write_text
 from masters_edge.recipe import Phase, Recipe
 from masters_edge.schedule import Stage
@@ -88,7 +89,8 @@ class Reporter(TrainerCallback):
         if stage is not None:
             line |= {"stage": stage.index, "teacher": stage.teacher, "mask_ratio": stage.ratio}
         line |= values | {"seconds": round(self.before + time.monotonic() - self.started, 3)}
-        self.log.append(line)
+        if processes.state().is_main_process:
+            self.log.append(line)
         self.on_line(line)
         numbers = {name: value for name, value in line.items() if isinstance(value, float)}
         self.trainer.callback_handler.on_log(self.trainer.args, self.trainer.state, self.trainer.control, numbers)

@@ -6,7 +6,7 @@ stage's teacher, R_acc by a rule against the label (or the unmasked teacher's ow
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from masters_edge import rewards
+from masters_edge import processes, rewards
 from masters_edge.benchmarks import metrics
 from masters_edge.data.records import Question
 from masters_edge.families.base import Family
 from masters_edge.families.prompts import Prompter
-from masters_edge.objective import sequences
-from masters_edge.objective.divergence import jsd, token_mean
+from masters_edge.objective import chunked, sequences
+from masters_edge.objective.divergence import TopLogProbs, jsd, log_softmax
 from masters_edge.recipe import Recipe
 from masters_edge.responses import store
 from masters_edge.responses.engine import Engine, sampled
@@ -44,19 +44,16 @@ class Generator:
 
     def labels(self, questions: Sequence[Question], on_progress: Progress | None = None) -> dict[str, str]:
         """The last teacher's own greedy answers, unmasked, to questions without a label; by question id."""
-        folder, found = store.prepare(self.folder / "labels"), {}
+        found: dict[str, str] = {}
         last = len(self.teachers) - 1
-        for number, shard in store.shards(questions, self.recipe.responses.questions_per_shard):
-            path = folder / f"part-{number:05d}.parquet"
-            if not path.exists():
-                engine = self._engine(
-                    self.teachers.at(last, 0.0), self.teachers.family(last), self.teachers.prompter(last)
-                )
-                rows = [{"question_id": q.id, "text": text} for q, text in zip(shard, engine.greedy(shard))]
-                store.write(path, rows)
+        names = [f"part-{number:05d}.parquet" for number, _ in self._shards(questions)]
+
+        def make(shard: Sequence[Question]) -> list[dict[str, str]]:
+            engine = self._engine(self.teachers.at(last, 0.0), self.teachers.family(last), self.teachers.prompter(last))
+            return [{"question_id": q.id, "text": text} for q, text in zip(shard, engine.greedy(shard))]
+
+        for path in self._fill(self.folder / "labels", names, questions, make, on_progress):
             found.update({row["question_id"]: row["text"] for row in store.read(path)})
-            if on_progress:
-                on_progress(len(shard))
         return found
 
     def responses(
@@ -65,19 +62,38 @@ class Generator:
         questions: Sequence[Question],
         labels: dict[str, str],
         on_progress: Progress | None = None,
-    ) -> dict[str, list[dict[str, Any]]]:
-        """Groups of scored responses to the stage's questions, by question id."""
-        folder = store.prepare(self.folder / "responses")
-        groups: dict[str, list[dict[str, Any]]] = {}
-        for number, shard in store.shards(questions, self.recipe.responses.questions_per_shard):
-            path = folder / f"stage-{stage.index:02d}-part-{number:05d}.parquet"
-            if not path.exists():
-                store.write(path, self._make(stage, shard, labels))
-            for row in store.read(path):
-                groups.setdefault(row["question_id"], []).append(row)
+    ) -> dict[str, Path]:
+        """The shard that holds each question's group of scored responses, by question id."""
+        names = [f"stage-{stage.index:02d}-part-{number:05d}.parquet" for number, _ in self._shards(questions)]
+        paths = self._fill(
+            self.folder / "responses", names, questions, lambda shard: self._make(stage, shard, labels), on_progress
+        )
+        return {question.id: paths[number] for number, shard in self._shards(questions) for question in shard}
+
+    def _shards(self, questions: Sequence[Question]) -> Iterator[tuple[int, Sequence[Question]]]:
+        return store.shards(questions, self.recipe.responses.questions_per_shard)
+
+    def _fill(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        questions: Sequence[Question],
+        make: Callable[[Sequence[Question]], Sequence[Any]],
+        on_progress: Progress | None,
+    ) -> list[Path]:
+        """Make the shards that are missing, each by one process; returns all when every process is done."""
+        here = processes.state()
+        if here.is_main_process:
+            store.prepare(folder)
+        here.wait_for_everyone()
+        paths = [folder / name for name in names]
+        for path, (number, shard) in zip(paths, self._shards(questions), strict=True):
+            if number % here.num_processes == here.process_index and not path.exists():
+                store.write(path, make(shard))
             if on_progress:
                 on_progress(len(shard))
-        return groups
+        here.wait_for_everyone()
+        return paths
 
     def _engine(self, model: Any, family: Family, prompter: Prompter) -> Engine:
         options = self.recipe.responses
@@ -122,19 +138,20 @@ class Generator:
             for ids in dict.fromkeys(ids for ids, _ in drawn[question.id]):  # in order of appearance
                 owner.append(place)
                 distinct.append(list(ids))
-        logits = {}
-        for name, model, family, prompter in (
-            ("student", self.student, self.family, self.prompter),
-            ("teacher", teacher, self.teachers.family(stage.teacher), self.teachers.prompter(stage.teacher)),
+        hidden = []
+        for model, family, prompter in (
+            (self.student, self.family, self.prompter),
+            (teacher, self.teachers.family(stage.teacher), self.teachers.prompter(stage.teacher)),
         ):
             prompts, images = zip(*(prompter(question) for question in questions))
             batch = sequences.pack(prompts, images, distinct, owner, prompter.tokenizer.pad_token_id)
-            found = sequences.response_logits(model, family, batch).cpu()
-            logits[name] = sequences.aligned(found, len(self.prompter.tokenizer))
-        mask = sequences.response_mask(distinct)
-        token_ids = sequences.pad_responses(distinct).long()
-        divergence = token_mean(jsd(logits["teacher"], logits["student"]), mask).double().numpy()
-        log_probs = sequences.log_probs(logits["student"], token_ids)
+            hidden.append(sequences.response_hidden(model, family, batch))
+        scored = self._token_scores(*hidden, teacher, torch.tensor([token for ids in distinct for token in ids]))
+        divergence = sequences.response_means(scored["jsd"].double(), distinct).numpy()
+        per_response = [
+            {name: values[part].flatten().numpy() for name, values in scored.items()}
+            for part in sequences.response_slices(distinct)
+        ]
         texts = [t.strip() for t in self.prompter.tokenizer.batch_decode(distinct, skip_special_tokens=True)]
         rows = []
         for place, question in enumerate(questions):
@@ -152,14 +169,35 @@ class Generator:
                     token_ids=distinct[s],
                     text=texts[s],
                     count=counts[tuple(distinct[s])],
-                    log_probs=log_probs[s][: len(distinct[s])].tolist(),
+                    log_probs=per_response[s]["log_probs"],
                     jsd=float(divergence[s]),
+                    **{name: per_response[s].get(name) for name in ("top_ids", "top_log_probs", "rest")},
                     **self._reward_fields(question, texts[s], labels),
                 )
                 for s in members
             ]
             rows += self._reward(group)
         return rows
+
+    def _token_scores(
+        self, student_hidden: torch.Tensor, teacher_hidden: torch.Tensor, teacher: Any, token_ids: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """What is known of each response token, on the CPU: JSD and log-probability `[tokens]`, and, where training
+        asks for no live teacher, the teacher's most likely tokens `[tokens, k]`."""
+        train, vocabulary = self.recipe.train, len(self.prompter.tokenizer)
+        found: dict[str, list[torch.Tensor]] = {}
+        student_head, teacher_head = chunked.Head.of(self.student), chunked.Head.of(teacher)
+        for part in chunked.chunks(len(token_ids), vocabulary):
+            ours = chunked.chunk_logits(student_hidden[part], student_head, vocabulary)
+            theirs = chunked.chunk_logits(teacher_hidden[part], teacher_head, vocabulary)
+            ids = token_ids[part, None].to(ours.device)
+            scores = {"jsd": jsd(theirs, ours), "log_probs": log_softmax(ours).gather(-1, ids).squeeze(-1)}
+            if train.teacher_logits == "cached":
+                top = TopLogProbs.of(theirs, train.teacher_top_k)
+                scores |= {"top_ids": top.ids.int(), "top_log_probs": top.log_probs.half(), "rest": top.rest}
+            for name, values in scores.items():
+                found.setdefault(name, []).append(values.cpu())
+        return {name: torch.cat(parts) for name, parts in found.items()}
 
     def _reward_fields(self, question: Question, text: str, labels: dict[str, str]) -> dict[str, Any]:
         """The label and R_acc of one response; both None where nobody can say."""

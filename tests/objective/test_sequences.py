@@ -1,36 +1,51 @@
-"""Response logits from packed rows against one plain forward pass of transformers per response."""
+"""Rows of prompt and responses: what stands where, and who may look at whom."""
 
 from pathlib import Path
 
 import torch
 
 from masters_edge.data import easy_vqa
-from masters_edge.families import load_model, load_processor
+from masters_edge.families import load_config, load_processor
 from masters_edge.families.base import family_of
 from masters_edge.families.prompts import Prompter
 from masters_edge.objective import sequences
 
+PROMPTS = [[7, 8, 9], [7]]
+RESPONSES = [[20, 21, 22], [30], [40, 41]]  # the first and the last belong to question 0
 
-def test_logits_predict_the_response_and_share_the_image(models: Path) -> None:
-    model, processor = load_model(str(models / "student")), load_processor(str(models / "student"))
-    family = family_of(model.config)
-    prompter = Prompter(processor, family)
-    questions = [easy_vqa.read("train")[i] for i in (0, 40)]
-    prompts, images = zip(*(prompter(q) for q in questions))
-    responses, owner = [[20, 21, 22], [23], [24, 25]], [0, 0, 1]
-    batch = sequences.pack(prompts, images, responses, owner, prompter.tokenizer.pad_token_id)
-    with torch.no_grad():
-        found = sequences.response_logits(model, family, batch)
-        for row, (response, question) in enumerate(zip(responses, owner)):
-            ids = torch.tensor([prompts[question] + response])
-            whole = model(input_ids=ids, **images[question]).logits[0, len(prompts[question]) - 1 : -1]
-            torch.testing.assert_close(found[row, : len(response)], whole, atol=2e-5, rtol=1e-4)
-    assert sequences.response_mask(responses).tolist() == [[True] * 3, [True, False, False], [True, True, False]]
+
+def packed() -> dict:
+    return sequences.pack(PROMPTS, [{}, {}], RESPONSES, [0, 1, 0], pad=0)
+
+
+def test_a_row_holds_the_prompt_and_its_responses_without_their_last_tokens() -> None:
+    batch = packed()
+    assert batch["input_ids"].tolist() == [[7, 8, 9, 20, 21, 40], [7, 0, 0, 0, 0, 0]]
+    assert batch["segments"].tolist() == [[0, 0, 0, 1, 1, 2], [0, -1, -1, -1, -1, -1]]
+    assert batch["offsets"].tolist() == [[0, 0, 0, 0, 1, 0], [0] * 6]
+    where = list(zip(batch["at_row"].tolist(), batch["at_column"].tolist()))
+    assert where == [(0, 2), (0, 3), (0, 4), (1, 0), (0, 2), (0, 5)]
+    assert sequences.response_slices(RESPONSES) == [slice(0, 3), slice(3, 4), slice(4, 6)]
+    assert sequences.response_means(torch.arange(6.0), RESPONSES).tolist() == [1.0, 3.0, 4.5]
+
+
+def test_responses_see_the_prompt_and_themselves_only() -> None:
+    mask = sequences.block_mask(packed()["segments"])[:, 0].int().tolist()
+    assert mask[0] == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 1, 0],
+        [1, 1, 1, 0, 0, 1],
+    ]
+    assert [row[0] for row in mask[1]] == [1] * 6 and mask[1][3] == [1, 0, 0, 1, 0, 0]
 
 
 def test_a_label_becomes_the_tokens_the_chat_template_writes(models: Path) -> None:
     processor = load_processor(str(models / "student"))
-    prompter = Prompter(processor, family_of(load_model(str(models / "student")).config))
+    config = load_config(str(models / "student"))
+    prompter = Prompter(processor, family_of(config), config)
     question = easy_vqa.read("train")[0]
     ids = prompter.response_ids(question, "yes")
     assert processor.tokenizer.decode(ids) == " yes<end_of_utterance>"

@@ -1,0 +1,20 @@
+"""One phase of training on transformers' Trainer: the objective of METHOD 4 to 6 and 8, checkpoints, resume."""
+
+from masters_edge.training.batches import Collator, Visit, Visits
+from masters_edge.training.checkpoints import MarkComplete, last_checkpoint
+from masters_edge.training.setup import arguments, freeze, needs_reference, needs_teacher, with_adapters
+from masters_edge.training.trainer import PhaseTrainer
+
+__all__ = [
+    "Collator",
+    "MarkComplete",
+    "PhaseTrainer",
+    "Visit",
+    "Visits",
+    "arguments",
+    "freeze",
+    "last_checkpoint",
+    "needs_reference",
+    "needs_teacher",
+    "with_adapters",
+]
