@@ -1,9 +1,12 @@
 """Tiny random checkpoints of supported families, made in a second, saved like any other.
 
-`smolvlm(folder)` and `idefics3(folder)` build the model from a config, train a tokenizer here and save model and
-processor. Weights are drawn wide enough for answers to vary and to depend on the picture.
+Every builder, `FAMILIES["qwen2_5_vl"](folder, seed)`, builds the model from a config, trains a tokenizer here and saves
+model and processor, with the special tokens and chat template of the real checkpoints. Weights are drawn wide enough
+for answers to vary and to depend on the picture; pictures of different sizes become more or fewer tiles or patches.
 """
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,22 @@ CHAT_TEMPLATE = (
     "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}"
     "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n"
     "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+_CHATML = (
+    "{% for message in messages %}SYSTEM<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}IMAGE{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_SYSTEM = "{% if loop.first %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+_QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+QWEN2_5_TEMPLATE = _CHATML.replace("SYSTEM", _SYSTEM).replace("IMAGE", _QWEN_IMAGE)
+QWEN3_TEMPLATE = _CHATML.replace("SYSTEM", "").replace("IMAGE", _QWEN_IMAGE)
+INTERNVL_TEMPLATE = _CHATML.replace("SYSTEM", "").replace("IMAGE", "<IMG_CONTEXT>\n")
+LLAVA_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] + ' ' }}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}<image>{% endfor %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}{{ '\n' + part['text'] }}{% endfor %}"
+    "<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 
@@ -63,6 +82,101 @@ def idefics3(folder: Path, seed: int = 0, splitting: bool = False) -> Path:
     return _save(folder, Idefics3ForConditionalGeneration, Idefics3Config(**_config(tokenizer)), processor, seed)
 
 
+def qwen2_5_vl(folder: Path, seed: int = 0) -> Path:
+    """A Qwen2.5-VL of about 0.1 M parameters: windows in its first vision layer, 4 to 24 tokens an image."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+
+    vision = dict(window_size=32, fullatt_block_indexes=[1])
+    config = functools.partial(_qwen_config, Qwen2_5_VLConfig, vision, dict(mrope_section=[2, 3, 3]), tied=False)
+    return _qwen(folder, seed, Qwen2_5_VLForConditionalGeneration, config, Qwen2_5_VLProcessor, QWEN2_5_TEMPLATE)
+
+
+def qwen3_vl(folder: Path, seed: int = 0) -> Path:
+    """A Qwen3-VL of about 0.2 M parameters with DeepStack from both vision layers, 4 to 24 tokens an image."""
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
+
+    vision = dict(num_position_embeddings=16, deepstack_visual_indexes=[0, 1])
+    rope = dict(mrope_section=[4, 2, 2], mrope_interleaved=True)
+    config = functools.partial(_qwen_config, Qwen3VLConfig, vision, rope, tied=True)
+    return _qwen(folder, seed, Qwen3VLForConditionalGeneration, config, Qwen3VLProcessor, QWEN3_TEMPLATE)
+
+
+def internvl3(folder: Path, seed: int = 0, text: str = "qwen2") -> Path:
+    """An InternVL3 of about 0.1 M parameters in transformers' layout: 1 to 6 tiles and a thumbnail, 4 tokens each."""
+    from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLProcessor
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+    from masters_edge.families import video_slot
+
+    video_slot.fill()
+    tokenizer = _qwen_tokenizer(
+        start_image_token="<img>", end_image_token="</img>", context_image_token="<IMG_CONTEXT>", video_token="<video>"
+    )
+    config = InternVLConfig(
+        image_token_id=tokenizer.context_image_token_id,
+        image_seq_length=IMAGE_SEQ_LEN,
+        downsample_ratio=0.5,
+        tie_word_embeddings=False,
+        vision_config=_vision(image_size=[SIDE, SIDE], patch_size=[8, 8]),
+        text_config=_text(tokenizer, model_type=text, tie_word_embeddings=False),
+    )
+    # As the real checkpoints have it: the image processor does not cut tiles, the processor's own default does.
+    images = GotOcr2ImageProcessorPil(
+        size={"height": SIDE, "width": SIDE}, crop_to_patches=False, min_patches=1, max_patches=6
+    )
+    processor = InternVLProcessor(
+        images, tokenizer, video_slot.VideoSlot(), image_seq_length=IMAGE_SEQ_LEN, chat_template=INTERNVL_TEMPLATE
+    )
+    return _save(folder, InternVLForConditionalGeneration, config, processor, seed)
+
+
+def internvl3_5(folder: Path, seed: int = 0) -> Path:
+    """An InternVL3.5: as InternVL3, over a Qwen3."""
+    return internvl3(folder, seed, text="qwen3")
+
+
+def llava_onevision(folder: Path, seed: int = 0) -> Path:
+    """A LLaVA-OneVision of about 0.1 M parameters: 1 to 4 tiles beside the whole image, thinned out above two."""
+    from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, LlavaOnevisionProcessor
+    from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+
+    from masters_edge.families import video_slot
+
+    video_slot.fill()
+    tokenizer = _qwen_tokenizer(image_token="<image>", video_token="<video>")
+    grid = [[SIDE * rows, SIDE * columns] for rows in range(1, 5) for columns in range(1, 5) if rows * columns <= 4]
+    shared = dict(vision_feature_select_strategy="full", vision_aspect_ratio="anyres_max_2")
+    config = LlavaOnevisionConfig(
+        image_token_index=tokenizer.image_token_id,
+        video_token_index=tokenizer.video_token_id,
+        image_grid_pinpoints=grid,
+        vision_config=_vision(model_type="siglip_vision_model", image_size=SIDE, patch_size=8, vision_use_head=False),
+        text_config=_text(tokenizer, model_type="qwen2", tie_word_embeddings=True),
+        **shared,
+    )
+    images = LlavaOnevisionImageProcessorPil(size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=grid)
+    processor = LlavaOnevisionProcessor(
+        images,
+        tokenizer,
+        video_slot.VideoSlot(),
+        num_image_tokens=(SIDE // 8) ** 2,
+        chat_template=LLAVA_TEMPLATE,
+        **shared,
+    )
+    return _save(folder, LlavaOnevisionForConditionalGeneration, config, processor, seed)
+
+
+FAMILIES: dict[str, Callable[..., Path]] = {
+    "smolvlm": functools.partial(smolvlm, splitting=True),
+    "idefics3": functools.partial(idefics3, splitting=True),
+    "qwen2_5_vl": qwen2_5_vl,
+    "qwen3_vl": qwen3_vl,
+    "internvl3": internvl3,
+    "internvl3_5": internvl3_5,
+    "llava_onevision": llava_onevision,
+}
+
+
 def picture(width: int = 64, height: int = 48, seed: int = 0) -> Image.Image:
     """Coloured blocks and noise."""
     rng = np.random.default_rng(seed)
@@ -75,12 +189,75 @@ def _image_settings(splitting: bool) -> dict:
     return dict(size={"longest_edge": longest}, max_image_size={"longest_edge": SIDE}, do_image_splitting=splitting)
 
 
+def _qwen(folder: Path, seed: int, model_class, config: Callable, processor_class, template: str) -> Path:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    from masters_edge.families import video_slot
+
+    video_slot.fill()
+    tokenizer = _qwen_tokenizer(image_token="<|image_pad|>", video_token="<|video_pad|>")
+    pixels = 16 * 16  # of one token: 2 x 2 patches of 8 x 8
+    images = Qwen2VLImageProcessorPil(
+        patch_size=8, merge_size=2, size={"shortest_edge": 4 * pixels, "longest_edge": 24 * pixels}
+    )
+    processor = processor_class(images, tokenizer, video_slot.VideoSlot(), chat_template=template)
+    return _save(folder, model_class, config(tokenizer), processor, seed, ends=["<|im_end|>", "<|endoftext|>"])
+
+
+def _qwen_config(config_class, vision: dict, rope: dict, tokenizer, tied: bool):
+    names = dict(image="<|image_pad|>", video="<|video_pad|>", start="<|vision_start|>", end="<|vision_end|>")
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
+    eye = dict(depth=2, hidden_size=32, intermediate_size=64, num_heads=2, patch_size=8, spatial_merge_size=2)
+    rope = dict(rope_type="default", rope_theta=10_000.0, **rope)
+    return config_class(
+        image_token_id=ids["image"],
+        video_token_id=ids["video"],
+        vision_start_token_id=ids["start"],
+        vision_end_token_id=ids["end"],
+        tie_word_embeddings=tied,
+        vision_config=dict(out_hidden_size=64, **eye, **vision),
+        # What DeepStack adds behind a last layer would reach no answer.
+        text_config=_text(tokenizer, num_hidden_layers=3, rope_parameters=rope, tie_word_embeddings=tied),
+    )
+
+
+def _vision(**settings) -> dict:
+    return dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, **settings)
+
+
+def _text(tokenizer, **settings) -> dict:
+    return dict(num_hidden_layers=2) | dict(
+        hidden_size=64,
+        intermediate_size=128,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=512,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.pad_token_id,  # as the Qwens' configs have it; their tokenizers have none
+        eos_token_id=tokenizer.eos_token_id,
+        **settings,
+    )
+
+
+def _qwen_tokenizer(**extra):
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
+    special += [token for token in ("<|image_pad|>", "<|video_pad|>") if token not in extra.values()]
+    special += extra.values()
+    return _trained(special, eos_token="<|im_end|>", extra_special_tokens=extra)
+
+
 def _tokenizer(**extra):
+    special = ["<|endoftext|>", "<|im_start|>", "<end_of_utterance>", "<image>", "<fake_token_around_image>"]
+    special += ["<global-img>", *(f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5))]
+    return _trained(special, bos_token="<|im_start|>", eos_token="<end_of_utterance>", **extra)
+
+
+def _trained(special: list[str], **settings):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    special = ["<|endoftext|>", "<|im_start|>", "<end_of_utterance>", "<image>", "<fake_token_around_image>"]
-    special += ["<global-img>", *(f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5))]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -91,14 +268,7 @@ def _tokenizer(**extra):
         show_progress=False,
     )
     bpe.train_from_iterator(TEXTS * 10, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        bos_token="<|im_start|>",
-        eos_token="<end_of_utterance>",
-        pad_token="<|endoftext|>",
-        padding_side="left",
-        **extra,
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<|endoftext|>", padding_side="left", **settings)
 
 
 def _config(tokenizer) -> dict:
@@ -135,7 +305,7 @@ def _config(tokenizer) -> dict:
     )
 
 
-def _save(folder: Path, model_class, config, processor, seed: int) -> Path:
+def _save(folder: Path, model_class, config, processor, seed: int, ends: list[str] | None = None) -> Path:
     import torch
 
     from masters_edge.quiet import hush_transformers
@@ -151,7 +321,7 @@ def _save(folder: Path, model_class, config, processor, seed: int) -> Path:
     model.generation_config.update(
         pad_token_id=config.text_config.pad_token_id,
         bos_token_id=config.text_config.bos_token_id,
-        eos_token_id=config.text_config.eos_token_id,
+        eos_token_id=processor.tokenizer.convert_tokens_to_ids(ends) if ends else config.text_config.eos_token_id,
         do_sample=False,
         max_new_tokens=12,
     )

@@ -5,11 +5,13 @@ An image is carried as a light reference (a file, or a place in a data set) and 
 
 import io
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from masters_edge.errors import UserError
 from masters_edge.pictures import to_rgb, upright
@@ -61,6 +63,22 @@ class Question:
 
 def open_image(question: Question) -> Image.Image:
     """The question's image upright, on white, as RGB; or a UserError naming question and file."""
+    with _opened(question) as image:
+        return to_rgb(upright(image))
+
+
+def image_size(question: Question) -> tuple[int, int]:
+    """Width and height of the upright image, from its header alone; or a UserError naming question and file.
+
+    EXIF data count where the header has them, as in JPEG and WebP; a PNG with them at its end is taken as it lies.
+    """
+    with _opened(question) as image:
+        turned = "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        return (image.height, image.width) if turned else image.size
+
+
+@contextmanager
+def _opened(question: Question) -> Iterator[Image.Image]:
     source = question.image
     where = "the data set" if isinstance(source, bytes) else f"{source}"
     try:
@@ -69,7 +87,7 @@ def open_image(question: Question) -> Image.Image:
         else:
             opened = Image.open(io.BytesIO(source if isinstance(source, bytes) else source.read_bytes()))
         with opened as image:
-            return to_rgb(upright(image))
+            yield image
     except FileNotFoundError:
         raise UserError(
             f"question {question.id}: there is no image file {where}; mend the path or leave the question out"

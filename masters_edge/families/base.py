@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from masters_edge.errors import UserError
 
@@ -20,31 +19,63 @@ class Family:
     """Image batching and the forward pass of one family of transformers models."""
 
     model_types: tuple[str, ...] = ()
-
-    def image_inputs(self, processor: Any, image: Image.Image) -> dict[str, torch.Tensor]:
-        """Model inputs of one image alone: float32 pixels and whatever places them."""
-        return dict(processor.image_processor(images=[image], return_tensors="pt"))
+    uses_all_weights = True
+    """Whether every parameter has a part in the hidden states; where not, DDP has to look for those that have none."""
 
     def collate_images(self, images: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Inputs of several images, one per sequence, as the model takes them."""
+        """Inputs of several images, one per row, as the model takes them; each is what the processor makes of one."""
         return {name: torch.cat([image[name] for image in images]) for name in images[0]}
 
-    def response_hidden(
+    def text_inputs(self, config: Any, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the model wants besides `input_ids` int64 `[rows, length]` and images, such as token types."""
+        return {}
+
+    def placeholders(self, config: Any) -> list[int]:
+        """Ids of the tokens that the model replaces by features of images or videos; no response may hold one."""
+        named = (getattr(config, name, None) for name in ("image_token_id", "video_token_id"))
+        return [token for token in named if token is not None]
+
+    def image_tokens(self, config: Any, inputs: dict[str, torch.Tensor]) -> int:
+        """Placeholders in the prompt that the features of one image (`inputs` as its processor gives them) fill."""
+        raise NotImplementedError
+
+    def positions(
         self,
         model: Any,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
-        images: list[dict[str, torch.Tensor]],
-        owner: torch.Tensor,
+        images: dict[str, torch.Tensor],
     ) -> torch.Tensor:
-        """Last hidden states `[sequences, length, hidden]` of right-padded sequences.
+        """Positions int64 `[axes, rows, length]` of right-padded prompts, as the decoder's rotary embedding has them.
 
-        `images` holds one entry per question, `owner[s]` the question of sequence `s`. The default encodes the image
-        once per sequence; families that can, encode it once per question.
+        One axis, 0, 1, 2, ...; families with M-RoPE have three. `attention_mask` int64 `[rows, length]`.
         """
-        inputs = self.collate_images([images[question] for question in owner.tolist()])
+        return torch.arange(input_ids.shape[1], device=input_ids.device).expand(1, *input_ids.shape)
+
+    def hidden(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor,
+        images: dict[str, torch.Tensor],
+    ) -> torch.Tensor:
+        """Last hidden states `[rows, length, hidden]`, one image per row.
+
+        Args:
+            model: the whole model; its output head is not applied.
+            input_ids: int64 `[rows, length]`.
+            attention_mask: `[rows, 1, length, length]`, bool (true: may attend) or additive.
+            position_ids: int64 `[axes, rows, length]`, as `positions` gives them.
+            images: the rows' images, collated.
+        """
         return model.base_model(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **inputs
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids[0] if position_ids.shape[0] == 1 else position_ids,
+            use_cache=False,
+            **self.text_inputs(model.config, input_ids),
+            **images,
         ).last_hidden_state
 
 
@@ -59,14 +90,20 @@ def family_of(config: Any, source: str = "this checkpoint") -> Family:
     """The family of a transformers config.
 
     Raises:
-        UserError: a model type no family is registered for.
+        UserError: a model type no family is registered for, or a decoder with a sliding attention window, which a mask
+            of our own (`objective/sequences.py`) would silently widen.
     """
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         importlib.import_module(f"masters_edge.families.{module.name}")
-    try:
-        return _FAMILIES[config.model_type]
-    except KeyError:
+    if config.model_type not in _FAMILIES:
         raise UserError(
             f"{source} is a {config.model_type!r} model, and no family of that type is built in; "
             f"use one of: {', '.join(sorted(_FAMILIES))}"
-        ) from None
+        )
+    text = config.get_text_config()
+    if "sliding_attention" in (getattr(text, "layer_types", None) or ()):
+        raise UserError(
+            f"{source} has decoder layers that see only {text.sliding_window} tokens back (sliding window), which "
+            "isn't built in; use a checkpoint whose decoder sees all (use_sliding_window: false in its config.json)"
+        )
+    return _FAMILIES[config.model_type]

@@ -1,49 +1,64 @@
 """Questions into model inputs: the chat template, image placeholders and pixels, cached where questions repeat them."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from masters_edge.data.records import Question, open_image
-from masters_edge.families.base import Family
+from masters_edge.data.images import first_by_image
+from masters_edge.data.records import Question, image_size, open_image
+from masters_edge.errors import UserError
+from masters_edge.families.base import Family, family_of
+from masters_edge.families.loading import load_config, load_processor
 
 _CACHED_PIXELS = 512 << 20  # bytes
+_CACHED_PROMPTS = 65_536
+_CHECKED_SIZES = 64
+_OF_TEXT = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
 
 
 class Prompter:
     """Builds one model's prompts with that model's own processor.
 
     The prompt's ids depend on the question and the image's size alone (placeholders follow the size), and an image's
-    pixels on the image alone; both are kept, pixels up to 512 MiB.
+    pixels on the image alone; both are kept, pixels up to 512 MiB. `config` is that of the model the prompts are for.
     """
 
-    def __init__(self, processor: Any, family: Family) -> None:
-        self.processor, self.family = processor, family
+    def __init__(self, processor: Any, family: Family, config: Any) -> None:
+        self.processor, self.family, self.config = processor, family, config
         self._ids: OrderedDict[tuple[str, tuple[int, int]], list[int]] = OrderedDict()
         self._images: OrderedDict[str, tuple[tuple[int, int], dict[str, torch.Tensor]]] = OrderedDict()
         self._bytes = 0
+
+    @classmethod
+    def load(cls, source: str) -> "Prompter":
+        """The prompter of a checkpoint; reads no weights.
+
+        Raises:
+            UserError: `source` can't be read, or is of a family that isn't built in.
+        """
+        config = load_config(source)
+        return cls(load_processor(source), family_of(config, source), config)
 
     @property
     def tokenizer(self) -> Any:
         return self.processor.tokenizer
 
     def __call__(self, question: Question) -> tuple[list[int], dict[str, torch.Tensor]]:
-        """Token ids of the whole prompt, placeholders expanded, and the image's inputs (batch dimension 1)."""
-        size, inputs = self._image(question)
-        key = (question.text, size)
-        if key not in self._ids:
-            text, start = self.text(question), self.tokenizer.bos_token
-            written = start is not None and text.startswith(start)  # as apply_chat_template(tokenize=True) decides it
-            ids = self.processor(text=text, images=[open_image(question)], add_special_tokens=not written)["input_ids"][
-                0
-            ]
-            self._ids[key] = list(ids)
-            while len(self._ids) > 65_536:
-                self._ids.popitem(last=False)
+        """Token ids of the whole prompt, placeholders expanded, and the image's inputs (one image).
+
+        Raises:
+            UserError: the question holds a placeholder of its own, or the prompt's placeholders aren't as many as the
+                features that the model makes of the image.
+        """
+        kept = self._images.get(question.image_id)
+        if kept is None or (question.text, kept[0]) not in self._ids:
+            kept = self._build(question)
+        key = (question.text, kept[0])
         self._ids.move_to_end(key)
-        return self._ids[key], inputs
+        self._images.move_to_end(question.image_id)
+        return self._ids[key], kept[1]
 
     def text(self, question: Question) -> str:
         """The prompt as text, up to where the answer starts."""
@@ -63,16 +78,80 @@ class Prompter:
         end = self.tokenizer.eos_token_id
         return [*ids[: ids.index(end)], end] if end in ids else [*ids, end]
 
-    def _image(self, question: Question) -> tuple[tuple[int, int], dict[str, torch.Tensor]]:
+    def _build(self, question: Question) -> tuple[tuple[int, int], dict[str, torch.Tensor]]:
+        """Prompt and pixels by one call of the processor, both kept."""
+        self._refuse_placeholders(question)
+        text, start, image = self.text(question), self.tokenizer.bos_token, open_image(question)
+        written = start is not None and text.startswith(start)  # as apply_chat_template(tokenize=True) decides it
+        try:
+            built = dict(self.processor(text=text, images=[image], add_special_tokens=not written, return_tensors="pt"))
+        except ValueError as error:
+            raise UserError(
+                f"question {question.id}: the processor of {self._name} refuses the image of {image.width} x "
+                f"{image.height} pixels: {error}; crop it, or leave the question out"
+            ) from None
+        ids = built["input_ids"][0].tolist()
+        inputs = {name: value for name, value in built.items() if name not in _OF_TEXT}
+        found, needed = ids.count(self.config.image_token_id), self.family.image_tokens(self.config, inputs)
+        if found != needed:
+            raise UserError(
+                f"question {question.id}: the processor of {self._name} writes {found} image placeholders into the "
+                f"prompt, and its model makes {needed} features of the image, so they don't fit together; take the "
+                "checkpoint's own processor files, or save both again from one checkpoint"
+            )
+        self._ids[question.text, image.size] = ids
+        while len(self._ids) > _CACHED_PROMPTS:
+            self._ids.popitem(last=False)
         if question.image_id not in self._images:
-            image = open_image(question)
-            inputs = self.family.image_inputs(self.processor, image)
             self._images[question.image_id] = (image.size, inputs)
             self._bytes += _bytes(inputs)
-            while self._bytes > _CACHED_PIXELS and len(self._images) > 1:
-                self._bytes -= _bytes(self._images.popitem(last=False)[1][1])
-        self._images.move_to_end(question.image_id)
+        while self._bytes > _CACHED_PIXELS and len(self._images) > 1:
+            self._bytes -= _bytes(self._images.popitem(last=False)[1][1])
         return self._images[question.image_id]
+
+    def _refuse_placeholders(self, question: Question) -> None:
+        for token in self.tokenizer.convert_ids_to_tokens(self.family.placeholders(self.config)):
+            if token and token in question.text:
+                raise UserError(
+                    f"question {question.id} has {token} in its text, which stands for an image in this family's "
+                    "prompts; take it out of the question, the image is put in front by itself"
+                )
+
+    @property
+    def _name(self) -> str:
+        return f"{self.config._name_or_path or 'the checkpoint'} ({self.config.model_type})"
+
+
+def check_image_tokens(
+    prompters: Sequence[Prompter],
+    questions: Sequence[Question],
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Build a prompt of every prompter for one question of every image size, as headers tell them.
+
+    Of more than 64 sizes, 64 are taken, evenly by area, the smallest and the largest among them, and with them the
+    narrowest and the widest. `on_progress(done, total)` is called after each header and each prompt; `total` grows once
+    the sizes are known.
+
+    Raises:
+        UserError: as `Prompter.__call__`, or an image that can't be read.
+    """
+    distinct = list(first_by_image(questions))
+    heard = on_progress or (lambda done, total: None)
+    sizes: dict[tuple[int, int], Question] = {}
+    for done, question in enumerate(distinct, 1):
+        sizes.setdefault(image_size(question), question)
+        heard(done, len(distinct))
+    by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))
+    count = min(_CHECKED_SIZES, len(by_area))
+    chosen = {by_area[place * (len(by_area) - 1) // max(1, count - 1)] for place in range(count)}
+    by_shape = sorted(sizes, key=lambda size: size[0] / size[1])
+    chosen |= set(by_shape[:1] + by_shape[-1:])
+    done, total = len(distinct), len(distinct) + len(prompters) * len(chosen)
+    for prompter in prompters:
+        for size in sorted(chosen):
+            prompter(sizes[size])
+            heard(done := done + 1, total)
 
 
 def left_padded(prompts: Sequence[list[int]], pad: int) -> dict[str, torch.Tensor]:

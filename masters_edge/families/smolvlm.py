@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from masters_edge.families.base import Family, register
 
@@ -27,21 +26,8 @@ class SmolVLM(Family):
                 )
         return {name: torch.cat(values) for name, values in padded.items()}
 
-    def response_hidden(
-        self,
-        model: Any,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        images: list[dict[str, torch.Tensor]],
-        owner: torch.Tensor,
-    ) -> torch.Tensor:
-        """As `Family.response_hidden`; the eye sees each question's image once, whatever the number of responses."""
-        features = model.get_image_features(**self.collate_images(images), return_dict=True).pooler_output
-        per_sequence: Any = [features[question] for question in owner.tolist()]  # a list, as get_image_features gives
-        shared = BaseModelOutputWithPooling(pooler_output=per_sequence)
-        return model.base_model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            mm_encoder_outputs={"image": shared},
-            use_cache=False,
-        ).last_hidden_state
+    def image_tokens(self, config: Any, inputs: dict[str, torch.Tensor]) -> int:
+        """Tiles times the patches of one, after pixel shuffle."""
+        _, tiles, _, height, width = inputs["pixel_values"].shape
+        patch = config.vision_config.patch_size
+        return tiles * (height // patch) * (width // patch) // config.scale_factor**2

@@ -40,8 +40,7 @@ class Engine:
         if ends is None:
             ends = prompter.tokenizer.eos_token_id
         self.end_ids = set(ends) if isinstance(ends, list) else {ends}
-        named = (getattr(model.config, name, None) for name in ("image_token_id", "video_token_id"))
-        self.placeholders = [token for token in named if token is not None] or None
+        self.placeholders = family.placeholders(model.config) or None
 
     def answer(
         self,
@@ -84,6 +83,7 @@ class Engine:
         built = [self.prompter(request.question) for request in requests]
         pad = self.prompter.tokenizer.pad_token_id
         inputs = left_padded([ids for ids, _ in built], pad)
+        inputs |= self.family.text_inputs(self.model.config, inputs["input_ids"])
         images = self.family.collate_images([image for _, image in built])
         length, count = inputs["input_ids"].shape[1], requests[0].count
         processors = LogitsProcessorList()

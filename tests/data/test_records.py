@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from masters_edge.data import Question, open_image
+from masters_edge.data.records import image_size
 from masters_edge.errors import UserError
 
 
@@ -43,6 +44,16 @@ def test_an_upright_picture_stays_upright():
     file = io.BytesIO()
     Image.new("RGB", (10, 4)).save(file, "JPEG", exif=exif)
     assert open_image(question(file.getvalue())).size == (4, 10)
+    assert image_size(question(file.getvalue())) == (4, 10)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_the_header_tells_the_size(kind: str):
+    file = io.BytesIO()
+    Image.new("RGB", (10, 4)).save(file, kind)
+    assert image_size(question(file.getvalue())) == (10, 4)
+    with pytest.raises(UserError, match="question q7: the image in the data set can't be read"):
+        image_size(question(b"nothing"))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
