@@ -4,7 +4,9 @@ Nothing heavy is imported before a command needs it, so that `--help` answers at
 """
 
 import errno
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -61,6 +63,9 @@ def _train(recipe: Path, overrides: list[str], dry_run: bool, only_generate: boo
     from masters_edge import distill as stage
 
     stage.distill(recipe, overrides, only_generate=only_generate)
+    from masters_edge import processes
+
+    processes.leave()
 
 
 @app.command()
@@ -142,6 +147,28 @@ def ask(
 
 
 @app.command()
+def mask(
+    teacher: Annotated[str, typer.Argument(help="Checkpoint: a folder saved by transformers, or a hub id.")],
+    out: Annotated[Path, typer.Argument(help="New folder for the masked checkpoint.")],
+    ratio: Annotated[float, typer.Option(help="Share of each tensor's weights to zero, smallest magnitudes first.")],
+    include: Annotated[
+        list[str] | None, typer.Option(help="Glob of tensors that may be masked; repeat for several. Default: all.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Glob of tensors that are never masked; repeat for several.")
+    ] = None,
+) -> None:
+    """Write a checkpoint with the smallest weights of each tensor zeroed, one tensor in memory at a time.
+
+    Example: masters-edge mask ./teacher --ratio 0.2 ./teacher-masked
+    """
+    _quiet()
+    from masters_edge import mask_checkpoint as stage
+
+    stage.mask_checkpoint(teacher, out, ratio, include or ["*"], exclude or [])
+
+
+@app.command()
 def validate(recipe: RecipeFile, overrides: Overrides = None) -> None:
     """Check a recipe without running it: keys, types, bounds, combinations, checkpoint folders.
 
@@ -216,5 +243,8 @@ def main() -> None:
 
 
 def _fail(sentence: str, status: int) -> None:
+    # Of several processes that stumble over the same thing one speaks: the launcher ends the others meanwhile.
+    if (rank := int(os.environ.get("RANK", "0"))) > 0:
+        time.sleep(5 + rank)
     typer.echo(f"masters-edge: {sentence}", err=True)
     sys.exit(status)

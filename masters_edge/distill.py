@@ -4,11 +4,12 @@ Each phase makes its responses from the student it starts from, then trains. Eve
 same command after a kill goes on where it stopped.
 """
 
+import contextlib
 import copy
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from masters_edge.schedule import Stage
 
 @dataclass(frozen=True)
 class Questions:
-    """What a run learns from, and the questions set aside for its curve."""
+    """What a run learns from, and the questions set aside for its curve; those of them without a label stand apart."""
 
     train: list[Question]
     held_out: list[Question]
+    unlabelled: list[Question] = field(default_factory=list)
 
 
 def read_questions(recipe: Recipe, recipe_path: Path) -> Questions:
@@ -45,12 +47,13 @@ def read_questions(recipe: Recipe, recipe_path: Path) -> Questions:
     held_out: list[Question] = []
     if recipe.data.held_out:
         questions, held_out = data.hold_out(questions, recipe.data.held_out, recipe.seed)
+    unlabelled = [question for question in held_out if question.answer is None]
     held_out = [question for question in held_out if question.answer is not None]
     if recipe.data.limit:
         questions = data.sample(questions, recipe.data.limit, recipe.seed)
     if recipe.data.labels != "all":
         questions = data.keep_labels(questions, recipe.data.labels, recipe.seed)
-    return Questions(questions, held_out)
+    return Questions(questions, held_out, unlabelled)
 
 
 def distill(recipe_path: Path, overrides: Sequence[str] = (), *, only_generate: bool = False) -> Run:
@@ -73,34 +76,53 @@ def distill(recipe_path: Path, overrides: Sequence[str] = (), *, only_generate: 
     if needs_teacher:
         for teacher in teachers:
             families.require_same_tokenizer(student, processor, teacher, families.load_processor(teacher))
+    from masters_edge import training
+
+    training.check(recipe, student)
     here = processes.state()
     known = runs.folder_of(recipe, recipe_path)
     resumed = (known / "run.json").exists()
-    if here.is_main_process:  # the others wait, then read what it wrote
-        if not resumed:
-            with progress("checking images", len({q.image_id for q in questions.train + questions.held_out})) as bar:
-                data.verify_images(questions.train + questions.held_out, lambda done, _: bar(completed=done))
-        runs.open_run(recipe, recipe_path, fingerprints, _threads(recipe))
-    here.wait_for_everyone()
-    run = Run(known)
-    if run.finished and not only_generate:
-        say(f"{run.folder} is finished: nothing to do (remove it, or set run_dir, to train again)")
-        return run
-    if resumed:
-        say(f"going on with {run.folder}")
-    _Pass(run, recipe, student, teachers, questions, processor).run_phases(only_generate)
+    with contextlib.ExitStack() as held:
+        if here.is_main_process:  # the others wait, then read what it wrote
+            if not resumed:
+                _check_data(questions, [student, *(teachers if needs_teacher else [])])
+            held.enter_context(runs.lock(known))
+            runs.open_run(recipe, recipe_path, fingerprints, _threads(recipe, here.num_processes))
+        here.wait_for_everyone()
+        run = Run(known)
+        if run.finished and not only_generate:
+            say(f"{run.folder} is finished: nothing to do (remove it, or set run_dir, to train again)")
+            return run
+        if resumed:
+            say(f"going on with {run.folder}")
+        if here.num_processes > 1:
+            say(f"{here.num_processes} processes, {here.device.type}")
+        _Pass(run, recipe, student, teachers, questions).run_phases(only_generate)
     return run
 
 
-def _threads(recipe: Recipe) -> int:
-    """Cores that are free now; a resumed run keeps what run.json says, since sums depend on it."""
+def _check_data(questions: Questions, sources: Sequence[str]) -> None:
+    """Every image can be read, and fills as many placeholders as the prompt of each checkpoint has."""
+    from masters_edge.families.prompts import Prompter, check_image_tokens
+
+    every = questions.train + questions.held_out + questions.unlabelled
+    with progress("checking images", len({q.image_id for q in every})) as bar:
+        data.verify_images(every, lambda done, _: bar(completed=done))
+    with progress("checking prompts", 1) as bar:
+        prompters = [Prompter.load(source) for source in sources]
+        check_image_tokens(prompters, every, lambda done, total: bar(completed=done, total=total))
+
+
+def _threads(recipe: Recipe, count: int) -> int:
+    """Each process's part of the cores that are free now; a resumed run keeps what run.json says, since sums depend
+    on it."""
     if recipe.train.threads != "auto":
         return recipe.train.threads
     import psutil
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     busy = psutil.cpu_percent(interval=0.3) / 100 * (os.cpu_count() or 1)
-    return max(1, round(cores - busy))
+    return max(1, round((cores - busy) / int(os.environ.get("LOCAL_WORLD_SIZE", count))))
 
 
 class _Pass:
@@ -113,12 +135,9 @@ class _Pass:
         student: str,
         teachers: list[str],
         questions: Questions,
-        processor: Any,
     ) -> None:
         import torch
 
-        from masters_edge.families.base import family_of
-        from masters_edge.families.loading import load_config
         from masters_edge.families.prompts import Prompter
         from masters_edge.metrics_log import MetricsLog
         from masters_edge.teachers import TeacherChain
@@ -126,15 +145,16 @@ class _Pass:
         torch.set_num_threads(run.info()["threads"])
         self.run, self.recipe, self.student, self.questions = run, recipe, student, questions
         self.device = processes.state().device
-        config = load_config(student)
-        self.family = family_of(config, student)
-        self.prompter = Prompter(processor, self.family, config)
-        self.teachers = TeacherChain(teachers, recipe.mask, self.device)
+        self.prompter = Prompter.load(student)
+        self.family = self.prompter.family
+        self.teachers = TeacherChain(teachers, recipe.mask, self.device, run.folder)
         self.log = MetricsLog(run.metrics)
 
     def run_phases(self, only_generate: bool) -> None:
         started, source = time.monotonic(), self.student
         phases = self.recipe.train.phases
+        if any(phase.objective != "labels" for phase in phases):
+            self._prepare_masks()
         for number, phase in enumerate(phases):
             folder = self.run.folder / f"phase-{number}-{phase.objective}"
             out = self.run.student if number == len(phases) - 1 else folder / "student"
@@ -158,6 +178,22 @@ class _Pass:
         )
         say(f"student: {self.run.student}")
 
+    def _prepare_masks(self) -> None:
+        """What the masks follow from, where the recipe has it measured: activation norms, each teacher's r_max."""
+        mask, asked = self.recipe.mask, self.questions
+        if mask.score == "activation":
+            from masters_edge import calibration
+
+            chosen = data.sample(asked.train, min(mask.calibration_questions, len(asked.train)), seed=self.recipe.seed)
+            missing = sum(not calibration.path(self.run.folder, t).exists() for t in range(len(self.teachers)))
+            with progress("activation norms", missing * len(chosen)) as bar:
+                calibration.gather(self.teachers, self.run.folder, chosen, self.recipe.responses.max_new_tokens, bar)
+        if mask.r_max == "auto":
+            from masters_edge import mask_ladder
+
+            held_out = asked.held_out or asked.unlabelled
+            self.teachers.masks = mask_ladder.measure(self.run.folder, self.recipe, self.teachers, held_out)
+
     def _phase(self, number: int, phase: Phase, source: str, folder: Path, out: Path, only_generate: bool) -> None:
         from masters_edge.families import load_model
 
@@ -165,7 +201,7 @@ class _Pass:
         say(f"phase {number + 1} of {len(self.recipe.train.phases)}: {phase.objective}, {phase.steps} steps")
         visits = self._visits(number, phase, student, folder)
         if not only_generate:
-            self._train(number, phase, student, visits, folder, out)
+            self._train(number, phase, student, visits, source, folder, out)
 
     def _visits(self, number: int, phase: Phase, student: Any, folder: Path) -> list[Any]:
         """Every visit of the phase in order, responses made where they are missing."""
@@ -179,7 +215,7 @@ class _Pass:
         generator = self._generator(student, folder)
         labels = self._teacher_labels(phase, generator, [pool[i] for i in dict.fromkeys(order.flat)])
         found: list[Any] = []
-        for stage in schedule.stages(self.recipe, phase):
+        for stage in schedule.stages(self.recipe, phase, self.teachers.masks):
             asked = [pool[i] for i in dict.fromkeys(order[stage.first : stage.last].flat)]
             title = f"responses, {self._stage_name(stage)}"
             with progress(title, len(asked)) as bar:
@@ -208,20 +244,19 @@ class _Pass:
     def _label_row(self, question: Question) -> dict[str, Any]:
         return {"token_ids": self.prompter.response_ids(question, question.answer or ""), "count": 1}
 
-    def _train(self, number: int, phase: Phase, student: Any, visits: list[Any], folder: Path, out: Path) -> None:
+    def _train(
+        self, number: int, phase: Phase, student: Any, visits: list[Any], source: str, folder: Path, out: Path
+    ) -> None:
         from masters_edge import training
         from masters_edge.metrics_log import Reporter
 
         recipe, here = self.recipe, processes.state()
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(self.run.folder / "tensorboard" / folder.name)
+        os.environ.setdefault("WANDB_DIR", str(self.run.folder))
         reference = None
-        if recipe.train.lora:
-            student = training.with_adapters(student, recipe.train.lora)
-            training.freeze(student.get_base_model(), recipe.train.freeze)
-        else:
-            if training.needs_reference(recipe, phase):
-                reference = copy.deepcopy(student).requires_grad_(False)
-            training.freeze(student, recipe.train.freeze)
+        if training.needs_reference(recipe, phase) and not recipe.train.lora:  # adapters can be switched off instead
+            reference = copy.deepcopy(student).requires_grad_(False)
+        student = training.trainable(student, recipe)
         checkpoints = folder / "checkpoints"
         resume = training.last_checkpoint(checkpoints)
         if here.is_main_process:
@@ -236,8 +271,8 @@ class _Pass:
                 recipe,
                 number,
                 phase,
-                schedule.stages(recipe, phase),
-                self._evaluator(student),
+                schedule.stages(recipe, phase, self.teachers.masks),
+                self._evaluator(student, lambda: training.whole(trainer.model_wrapped)),
                 on_line=TrainingScreen(bar),
                 on_step=lambda step: bar(completed=step),
             )
@@ -249,17 +284,20 @@ class _Pass:
                 teachers=teachers,
                 reference=reference,
                 model=student,
-                args=training.arguments(recipe, phase, checkpoints),
+                args=training.arguments(recipe, phase, checkpoints, self.family.uses_all_weights),
                 train_dataset=training.Visits(visits, self._label_row),
                 data_collator=training.Collator(self.prompter, teachers),
                 callbacks=[reporter, training.MarkComplete()],
             )
             reporter.trainer = trainer
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        trainer.save_student(out, self.prompter.processor)
+        trainer.save_student(out, self.prompter.processor, source)
 
-    def _evaluator(self, student: Any) -> Callable[[], float] | None:
-        """Held-out accuracy of the student as it stands, in per cent; None without held-out questions."""
+    def _evaluator(self, student: Any, whole: Callable[[], Any]) -> Callable[[], float] | None:
+        """Held-out accuracy of the student as it stands, in per cent; None without held-out questions.
+
+        `whole`: makes a context in which every process has the student in one piece.
+        """
         from masters_edge.benchmarks import metrics
         from masters_edge.responses.engine import Engine
 
@@ -272,10 +310,9 @@ class _Pass:
 
         def accuracy() -> float:
             questions = [asked[i] for i in mine]
-            scores = [
-                metrics.best_score(recipe.reward.metric, text, q.accepted)
-                for text, q in zip(engine.greedy(questions), questions)
-            ]
+            with whole():
+                texts = engine.greedy(questions)
+            scores = [metrics.best_score(recipe.reward.metric, t, q.accepted) for t, q in zip(texts, questions)]
             right, of = processes.mean([sum(scores), len(scores)])
             return 100 * right / of
 

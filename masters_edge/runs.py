@@ -2,6 +2,8 @@
 
 recipe.yaml        the resolved recipe, every default written out
 run.json           schema version, recipe file, seed, threads, versions, fingerprints of models and data
+mask.json          with `mask.r_max: auto`, how much masking each teacher bears, and what was chosen
+activation-norms/  with `mask.score: activation`, the norms that score each teacher's weights (safetensors)
 metrics.jsonl      one line per measurement
 phase-0-joint/     labels/, responses/ and scores/ (Parquet shards), checkpoints/
 student/           the finished student, as transformers saves it
@@ -9,9 +11,11 @@ finished.json      written last: steps and seconds; a run without it goes on whe
 bundles/ bench/ report/   what `export`, `bench` and `report` add
 """
 
+import contextlib
 import importlib.metadata
 import platform
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ from masters_edge.files import read_json, write_json, write_text
 from masters_edge.recipe import Recipe, dump
 
 SCHEMA_VERSION = 1
+LOCK = ".lock"
 ROOT = Path("runs")
 _LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "torchao", "onnxruntime")
 # Sections that change what is trained; the others may change between `distill` and `export` or `bench`.
@@ -80,6 +85,31 @@ class Run:
         return Recipe.model_validate(yaml.safe_load((self.folder / "recipe.yaml").read_text(encoding="utf-8")))
 
 
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a run folder, so that no second command writes into it; let go of when the process ends, however it ends.
+
+    Raises:
+        UserError: somebody else holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    held = FileLock(folder / LOCK)
+    try:
+        held.acquire(blocking=False)
+    except Timeout:
+        raise UserError(
+            f"{folder} is in use by another masters-edge command; wait for its end, or set run_dir to a new folder"
+        ) from None
+    try:
+        yield
+    finally:
+        held.release()
+        if not (folder / "run.json").exists():
+            (folder / LOCK).unlink(missing_ok=True)  # refused: leave the folder as it was
+
+
 def folder_of(recipe: Recipe, recipe_path: Path) -> Path:
     return Path(recipe.run_dir) if recipe.run_dir else ROOT / recipe_path.stem
 
@@ -101,7 +131,7 @@ def open_run(recipe: Recipe, recipe_path: Path, fingerprints: dict[str, Any], th
                 f"or remove {run.folder} to start afresh"
             )
         return run
-    if run.folder.exists() and any(run.folder.iterdir()):
+    if run.folder.exists() and any(path.name != LOCK for path in run.folder.iterdir()):
         raise UserError(f"{run.folder} is not empty and no run folder; set run_dir to a new folder")
     run.folder.mkdir(parents=True, exist_ok=True)
     write_text(run.folder / "recipe.yaml", dump(recipe))

@@ -8,7 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from masters_edge.benchmarks.report import style, tradeoff, training
+from masters_edge.benchmarks.report import ladder, style, tradeoff, training
+from masters_edge.benchmarks.report.ladder import Ladder
 from masters_edge.benchmarks.report.training import Curve
 from masters_edge.benchmarks.results import Measurement
 
@@ -59,6 +60,24 @@ def training_svg(curve: Curve, narrow: bool) -> str:
         training.draw(upper, figure.add_subplot(grid[1], sharex=upper), curve, size)
 
     return _svg(paint, (4.4, 4.4) if narrow else (8.0, 4.6), size, "training")
+
+
+def ladder_svg(ladders: Sequence[Ladder], narrow: bool) -> str:
+    """The mask ladders for the page."""
+    size = 11.5 if narrow else 11.0
+
+    def paint(figure: Any) -> None:
+        left, columns = (0.19, 1) if narrow else (0.1, 2)
+        top = 0.97 - 0.055 * -(-len(ladders) // columns)  # a line of the legend each
+        grid = figure.add_gridspec(
+            2, 1, height_ratios=(2.2, 1), left=left, right=0.98, top=top, bottom=0.125, hspace=0.1
+        )
+        upper = figure.add_subplot(grid[0])
+        lower = figure.add_subplot(grid[1], sharex=upper)
+        ladder.draw(upper, lower, ladders, size, columns)
+        figure.align_ylabels([upper, lower])
+
+    return _svg(paint, (4.4, 4.6) if narrow else (8.0, 4.6), size, "ladder")
 
 
 def tradeoff_svg(measurements: Sequence[Measurement], narrow: bool, name: str) -> str:

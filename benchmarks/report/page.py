@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from masters_edge.benchmarks.report import figures, style, tradeoff, training
+from masters_edge.benchmarks.report import figures, ladder, style, tradeoff, training
 from masters_edge.benchmarks.report.training import Curve
 from masters_edge.benchmarks.results import STAGES, Device, Measurement, Results
 from masters_edge.errors import UserError
@@ -25,6 +25,9 @@ def render(results: Results, curve: Curve | None, run: Path | None, title: str) 
     pictures: dict[str, Any] = {}
     if curve is not None and no_curve is None:
         pictures["training"] = [Markup(figures.training_svg(curve, narrow)) for narrow in (False, True)]
+    ladders = ladder.read(run / "mask.json") if run is not None else ()
+    if ladders:
+        pictures["ladder"] = [Markup(figures.ladder_svg(ladders, narrow)) for narrow in (False, True)]
     suites = []
     for number, (name, rows) in enumerate(by_suite(results.measurements).items()):
         drawn = [Markup(figures.tradeoff_svg(rows, narrow, str(number))) for narrow in (False, True)]
@@ -37,6 +40,7 @@ def render(results: Results, curve: Curve | None, run: Path | None, title: str) 
         pictures=pictures,
         no_curve=no_curve,
         curve=curve,
+        ladders=ladders,
         devices=_devices(results.measurements),
         settings=run_settings(run) if run is not None else [],
         run=run,

@@ -16,6 +16,9 @@ from torch.distributed.tensor import DTensor
 
 CHUNK_LOGITS = 1 << 24  # entries of one chunk's logits, 64 MiB in float32
 
+# What some text models do to their logits after the head; no family built in has one of these.
+_BEHIND_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+
 Values = Mapping[str, torch.Tensor]
 LossOfChunk = Callable[[torch.Tensor, slice], tuple[torch.Tensor, Values]]
 
@@ -31,11 +34,14 @@ class Head(NamedTuple):
         """The head of a transformers model, whole where FSDP has cut it up.
 
         Raises:
-            TypeError: it is no plain linear layer.
+            TypeError: it is no plain linear layer, or the model scales or caps its logits behind it.
         """
         layer = model.get_output_embeddings()
         if not isinstance(layer, nn.Linear):
             raise TypeError(f"the output head must be a plain linear layer, not {type(layer).__name__}")
+        text = model.config.get_text_config()
+        if behind := [name for name in _BEHIND_THE_HEAD if getattr(text, name, None)]:
+            raise TypeError(f"the model changes its logits behind the output head ({', '.join(behind)})")
         return cls(_whole(layer.weight), None if layer.bias is None else _whole(layer.bias))
 
 

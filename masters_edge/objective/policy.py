@@ -13,9 +13,7 @@ def ratio(log_probs: torch.Tensor) -> torch.Tensor:
     return (log_probs - log_probs.detach()).exp()
 
 
-def paper(
-    log_probs: torch.Tensor, advantages: torch.Tensor, kl_reference: torch.Tensor, beta: float
-) -> torch.Tensor:
+def paper(log_probs: torch.Tensor, advantages: torch.Tensor, kl_reference: torch.Tensor, beta: float) -> torch.Tensor:
     """Eq. 8: `-[ratio * A - beta * KL(pi || pi_ref)]`.
 
     Args:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from masters_edge import runs, schedule
 from masters_edge.recipe.schema import Phase, Recipe
+from masters_edge.recipe.stages import five_stages
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +26,12 @@ class PhasePlan:
 
 
 def phases(recipe: Recipe) -> Iterator[PhasePlan]:
+    """Each phase; where r_max is still to be measured, the stages' ratios are shares of it."""
+    chain = [five_stages(1.0)] * len(recipe.teachers) if recipe.mask.r_max == "auto" else None
     for number, phase in enumerate(recipe.train.phases):
         per_step = schedule.questions_per_step(recipe, phase)
         group = 1 if phase.objective == "labels" else schedule.group_size(recipe)
-        yield PhasePlan(number, phase, schedule.stages(recipe, phase), per_step, per_step * group)
+        yield PhasePlan(number, phase, schedule.stages(recipe, phase, chain), per_step, per_step * group)
 
 
 def lines(recipe: Recipe, recipe_path: Path) -> Iterator[str]:
@@ -39,17 +42,21 @@ def lines(recipe: Recipe, recipe_path: Path) -> Iterator[str]:
     split = f" ({recipe.data.train.split})" if recipe.data.train.split else ""
     labels = "all labels" if recipe.data.labels == "all" else f"labels of {recipe.data.labels:,} questions"
     yield f"data     {recipe.data.train.source}{split}, {labels}, {recipe.data.held_out:,} questions held out"
+    share = " x r_max" if recipe.mask.r_max == "auto" else ""
+    if share:
+        kept = "of its unmasked accuracy on held-out questions"
+        yield f"mask     r_max auto: each teacher's largest ratio that keeps {100 * recipe.mask.keep:g}% {kept}"
     for plan in phases(recipe):
         yield (
             f"phase {plan.number + 1}  {plan.phase.objective}: {plan.phase.steps:,} steps of "
             f"{plan.questions_per_step} questions, at most {plan.sequences_per_step} sequences each"
         )
         for stage in plan.stages:
-            steps = stage.last - stage.first
-            visits = steps * plan.questions_per_step
+            visits = (stage.last - stage.first) * plan.questions_per_step
+            responses = visits * schedule.group_size(recipe)
             yield (
                 f"         steps {stage.first:,} to {stage.last:,}: {recipe.teachers[stage.teacher]}, mask "
-                f"{stage.ratio:.2f}, {visits:,} visits, at most {visits * schedule.group_size(recipe):,} responses"
+                f"{stage.ratio:.2f}{share}, {visits:,} visits, at most {responses:,} responses"
             )
         if "reward" in plan.phase.objective or plan.phase.objective == "joint":
             yield f"         reward: {_reward(recipe)}"

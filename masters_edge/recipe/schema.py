@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from masters_edge.recipe.stages import AUTO_STAGES, Masks, shortest
+
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 Objective = Literal["joint", "distill", "reward", "labels"]
 
@@ -52,11 +54,26 @@ class Data(Section):
 class Mask(Section):
     """Masked teacher and its schedule (METHOD 1, 2; Eq. 3)."""
 
-    r_max: Ratio = 0.20
+    r_max: Ratio | Literal["auto"] = 0.20
     """Largest masking ratio: the share of each layer's weights, smallest magnitudes first, that is zeroed at the start.
-    0 leaves the teacher whole throughout."""
+    0 leaves the teacher whole throughout. `auto` measures each teacher on held-out questions before training, at 0,
+    0.05, 0.10, ... until it breaks, and takes the largest ratio it bears (see `keep`), in five stages."""
     step: float = Field(default=0.05, gt=0, le=1)
-    """Step `s` between two stages' ratios; there are r_max / s + 1 stages, and the last has ratio 0."""
+    """Step `s` between two stages' ratios; there are r_max / s + 1 stages, and the last has ratio 0. Not read where
+    r_max is `auto`: each teacher's step is then a quarter of its own r_max."""
+    keep: float = Field(default=0.95, gt=0, le=1)
+    """With `r_max: auto`, the share of its unmasked accuracy that a teacher must keep at r_max; where no held-out
+    question has a label, the share of its own unmasked answers that must stay the same."""
+    stage_lengths: list[Annotated[float, Field(gt=0)]] | None = None
+    """Relative lengths of the stages within one teacher's part, first stage (r_max) first; none for equal ones (Eq. 3).
+    As many as there are stages: r_max / step + 1, or 5 where r_max is `auto`."""
+    teacher_lengths: list[Annotated[float, Field(gt=0)]] | None = None
+    """Relative shares of a phase's steps that the teachers get, in the chain's order; none for equal ones."""
+    score: Literal["magnitude", "activation"] = "magnitude"
+    """What makes a weight small: its magnitude, or, in linear layers, its magnitude times the L2 norm of the input that
+    its column sees on a few calibration questions (other tensors stay with their magnitude)."""
+    calibration_questions: int = Field(default=32, ge=1)
+    """Training questions that each teacher answers for `score: activation` (count)."""
     include: list[str] = Field(default_factory=lambda: ["*"])
     """Glob patterns of parameter names that may be masked (tensors of two or more dimensions only)."""
     exclude: list[str] = Field(default_factory=list)
@@ -64,10 +81,21 @@ class Mask(Section):
 
     @model_validator(mode="after")
     def _whole_stages(self) -> "Mask":
-        stages = self.r_max / self.step
-        if abs(stages - round(stages)) > 1e-6:
-            raise ValueError(f"mask.r_max ({self.r_max:g}) must be a whole multiple of mask.step ({self.step:g})")
+        if self.r_max != "auto":
+            stages = self.r_max / self.step
+            if abs(stages - round(stages)) > 1e-6:
+                raise ValueError(f"mask.r_max ({self.r_max:g}) must be a whole multiple of mask.step ({self.step:g})")
+        if self.stage_lengths is not None and len(self.stage_lengths) != self.stages:
+            raise ValueError(
+                f"mask.stage_lengths has {len(self.stage_lengths)} entries, but mask.r_max {self.r_max} makes "
+                f"{self.stages} stages; give one length per stage"
+            )
         return self
+
+    @property
+    def stages(self) -> int:
+        """Stages of one teacher: M of Eq. 3."""
+        return AUTO_STAGES if self.r_max == "auto" else len(Masks(self.r_max, self.step).ratios)
 
 
 class Responses(Section):
@@ -112,6 +140,19 @@ class Reward(Section):
     """Weight of KL(student || student before the phase) in the paper's policy term."""
 
 
+class Lora(Section):
+    """Low-rank adapters (peft) instead of all weights; merged into the student at the end."""
+
+    rank: int = Field(default=16, ge=1)
+    """Rank of the adapters."""
+    alpha: float = Field(default=32.0, gt=0)
+    """The adapters' output is scaled by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout before the adapters."""
+    targets: list[str] = Field(default_factory=list)
+    """Names (or their ends) of the linear layers that get one; none for all but the output head."""
+
+
 class Phase(Section):
     """One training pass from a student to a better one."""
 
@@ -129,6 +170,23 @@ class Train(Section):
     """What is trained in which order; each phase generates its own responses from the student it starts from."""
     questions_per_step: int = Field(default=16, ge=1)
     """Questions in one optimizer step (count); sequences are this times the responses per question."""
+    questions_per_device: int | None = Field(default=None, ge=1)
+    """Questions in one forward pass of one process (count): memory follows it. Whatever is missing to
+    questions_per_step is accumulated; none for questions_per_step / processes."""
+    teacher_logits: Literal["live", "cached"] = "live"
+    """`live`: the teacher runs beside the student; `cached`: what it says is stored while responses are scored, so that
+    training loads no teacher."""
+    teacher_top_k: int = Field(default=64, ge=1)
+    """Most likely tokens stored per response token with `cached` (count); all others count as one."""
+    lora: Lora | None = None
+    """Train low-rank adapters instead of all weights."""
+    gradient_checkpointing: bool = False
+    """Compute activations a second time in the backward pass instead of keeping them."""
+    liger: bool = False
+    """Use liger-kernel's fused layers in the student (GPU only)."""
+    trackers: list[str] = Field(default_factory=lambda: ["tensorboard"])
+    """Where metrics go besides metrics.jsonl: names as transformers' Trainer knows them (`tensorboard`, `wandb`,
+    `trackio`, ...)."""
     learning_rate: float = Field(default=1e-6, gt=0)
     """AdamW's learning rate; 1e-6 is the paper's for billions of parameters, a small student needs more."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -158,6 +216,11 @@ class Train(Section):
             raise ValueError(
                 f"train.save_every ({self.save_every}) must be a multiple of train.log_every ({self.log_every}), "
                 "so that a resumed run writes the same metrics"
+            )
+        if self.questions_per_device and self.questions_per_step % self.questions_per_device:
+            raise ValueError(
+                f"train.questions_per_step ({self.questions_per_step}) must be a multiple of "
+                f"train.questions_per_device ({self.questions_per_device})"
             )
         return self
 
@@ -214,6 +277,16 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _combinations(self) -> "Recipe":
         group = self.responses.student + self.responses.teacher
+        if self.mask.teacher_lengths is not None and len(self.mask.teacher_lengths) != len(self.teachers):
+            raise ValueError(
+                f"mask.teacher_lengths has {len(self.mask.teacher_lengths)} entries, but there are "
+                f"{len(self.teachers)} teachers; give one share per teacher"
+            )
+        distils = any(phase.objective != "labels" for phase in self.train.phases)
+        if self.mask.r_max == "auto" and distils and not self.data.held_out:
+            raise ValueError(
+                "mask.r_max is `auto`, which is measured on held-out questions, but data.held_out is 0; set some aside"
+            )
         for index, phase in enumerate(self.train.phases):
             if phase.objective == "labels":
                 if self.data.labels == 0:
@@ -234,10 +307,10 @@ class Recipe(Section):
                         f"train.phases.{index}.objective is `{phase.objective}`, but reward.accuracy and "
                         "reward.distillation are both off; switch one on, or use `distill`"
                     )
-            stages = round(self.mask.r_max / self.mask.step) + 1
-            if phase.steps < stages * len(self.teachers):
+            stages, lengths = self.mask.stages, self.mask.teacher_lengths or [1] * len(self.teachers)
+            if shortest(phase.steps, lengths, self.mask.stage_lengths or [1] * stages) < 1:
                 raise ValueError(
-                    f"train.phases.{index}.steps ({phase.steps}) is less than the {stages} mask stages of "
-                    f"{len(self.teachers)} teacher(s); give each stage at least one step"
+                    f"train.phases.{index}.steps ({phase.steps}) leaves one of the {stages} mask stages of "
+                    f"{len(self.teachers)} teacher(s) without a step; give each stage at least one"
                 )
         return self

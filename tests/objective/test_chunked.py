@@ -112,10 +112,15 @@ def test_chunks_cover_every_token_once_and_hold_few_logits() -> None:
     assert [p.stop - p.start for p in chunked.chunks(3, 10**9)] == [1, 1, 1]
 
 
-def test_a_head_that_is_no_linear_layer_is_refused() -> None:
+def test_a_head_that_is_no_linear_layer_or_has_something_behind_it_is_refused() -> None:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
     class Model:
         def get_output_embeddings(self):
             return torch.nn.Embedding(3, 3)
 
     with pytest.raises(TypeError, match="plain linear layer, not Embedding"):
         chunked.Head.of(Model())
+    small = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
+    with pytest.raises(TypeError, match="final_logit_softcapping"):
+        chunked.Head.of(Gemma2ForCausalLM(Gemma2Config(**small, head_dim=8, num_key_value_heads=1)))

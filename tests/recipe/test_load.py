@@ -78,7 +78,7 @@ def test_resolved_recipe_reads_back_equal(recipe, tmp_path: Path) -> None:
         (GOOD, ("train.phases.0.stps=5",), "did you mean steps?"),
         (GOOD, ("train.phases.3.steps=5",), "3 is no position in a list of 1"),
         (GOOD, ("nonsense",), "expected key=value"),
-        (GOOD, ("train.phases.0.steps=2",), "is less than the 5 mask stages"),
+        (GOOD, ("train.phases.0.steps=2",), "leaves one of the 5 mask stages"),
         (GOOD, ("responses.student=1", "responses.teacher=0"), "must be 2 or more, not 1"),
         (GOOD, ("reward.accuracy=false", "reward.distillation=false"), "are both off"),
         (GOOD, ("train.phases.0.objective=labels", "data.labels=0"), "data.labels keeps none"),

@@ -28,7 +28,7 @@ def test_draws_follow_the_distribution() -> None:
 def engines(models: Path):
     model, processor = load_model(str(models / "teacher")), load_processor(str(models / "teacher"))
     family = family_of(model.config)
-    return lambda batch: Engine(model, family, Prompter(processor, family), 6, batch)
+    return lambda batch: Engine(model, family, Prompter(processor, family, model.config), 6, batch)
 
 
 def test_responses_do_not_depend_on_the_batch(engines) -> None:
