@@ -7,6 +7,7 @@ numbers, a `Cut`: the threshold, and how far into the tensor its ties are droppe
 
 import fnmatch
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -183,45 +184,71 @@ class _SetAside:
     """
 
     def __init__(self, weights: _Weights, r_max: float) -> None:
-        self.weights = weights
+        self.weights, self.chunks = weights, weights.flat.split(weights.size)
         count = dropped_count(weights.flat.numel(), r_max)
         self.cut = cut(weights, count)
         self.values = torch.empty(count, dtype=weights.flat.dtype, device=weights.flat.device)
-        for chunk, positions, values, _ in self._chunks():
-            values.copy_(chunk[positions])
+        self.starts = [0]  # where each chunk's values start among all; never changes
+        for number, chunk in enumerate(self.chunks):
+            positions = self._positions(number)
+            self.starts.append(self.starts[-1] + len(positions))
+            self._values(number).copy_(chunk[positions])
         self._cuts: dict[float, Cut] = {}
 
-    def _chunks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]]:
-        """Chunk of the tensor, positions set aside in it, their values, and where those start among all values."""
-        start = taken = 0
-        for chunk in self.weights.flat.split(self.weights.size):
-            positions = _positions(self.cut.below(self.weights.score(chunk), start))
-            if taken + len(positions) > len(self.values):
-                break
-            yield chunk, positions, self.values[taken : taken + len(positions)], taken
-            start, taken = start + chunk.numel(), taken + len(positions)
-        if start != self.weights.flat.numel() or taken != len(self.values):
-            raise RuntimeError(f"{self.weights.name} was changed while it was masked, so it can't be restored")
+    def _positions(self, number: int) -> torch.Tensor:
+        """int64 places in a chunk that r_max drops."""
+        chunk = self.chunks[number]
+        return _positions(self.cut.below(self.weights.score(chunk), number * self.weights.size))
+
+    def _values(self, number: int) -> torch.Tensor:
+        return self.values[self.starts[number] : self.starts[number + 1]]
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         """Scores of the values, chunk by chunk."""
         if self.weights.norms is None:
             yield from self.values.split(self.weights.size)
             return
-        for _, positions, values, _ in self._chunks():
-            yield self.weights.score(values, positions)
+        for number in range(len(self.chunks)):
+            yield self.weights.score(self._values(number), self._positions(number))
+
+    def at(self, ratio: float) -> Cut:
+        """The cut at `ratio` among the values, so with positions among them."""
+        if ratio not in self._cuts:
+            self._cuts[ratio] = cut(self, dropped_count(self.weights.flat.numel(), ratio))
+        return self._cuts[ratio]
 
     @torch.no_grad()
-    def set_ratio(self, ratio: float) -> None:
-        if not len(self.values):
-            return
-        if ratio not in self._cuts:  # among the values, so with positions among them
-            self._cuts[ratio] = cut(self, dropped_count(self.weights.flat.numel(), ratio))
-        for chunk, positions, values, taken in self._chunks():
-            if ratio:
+    def write(self, number: int, dropped: Cut) -> None:
+        """Mask one chunk: its values back in place, those that `dropped` names as zeros."""
+        chunk, values = self.chunks[number], self._values(number)
+        if self.weights.norms is None and chunk.device.type == "cpu":
+            found = _write(chunk, values, self.cut, number * self.weights.size, dropped, self.starts[number])
+        else:
+            positions = self._positions(number)
+            if (found := len(positions)) == len(values):
                 values = values.clone()
-                _zero(values, self._cuts[ratio].below(self.weights.score(values, positions), taken))
-            chunk.index_copy_(0, positions, values)
+                _zero(values, dropped.below(self.weights.score(values, positions), self.starts[number]))
+                chunk.index_copy_(0, positions, values)
+        if found != len(values):
+            raise RuntimeError(f"{self.weights.name} was changed while it was masked, so it can't be restored")
+
+
+def _write(chunk: torch.Tensor, values: torch.Tensor, cut: Cut, start: int, dropped: Cut, taken: int) -> int:
+    """`_SetAside.write` in NumPy, which leaves other threads alone; returns how many positions were found."""
+    integer = _PATTERNS[chunk.dtype]
+    weights, kept = chunk.view(integer).numpy(), values.view(integer).numpy()
+    positions = np.flatnonzero(_below(weights, cut, start))
+    if len(positions) == len(kept):
+        weights[positions] = kept * ~_below(kept, dropped, taken)
+    return len(positions)
+
+
+def _below(patterns: np.ndarray, cut: Cut, start: int) -> np.ndarray:
+    """`Cut.below` of patterns with their signs."""
+    magnitudes = patterns & np.iinfo(patterns.dtype).max
+    found, ties = magnitudes < cut.threshold, max(0, cut.position - start)
+    found[:ties] |= magnitudes[:ties] == cut.threshold
+    return found
 
 
 class MaskedTeacher:
@@ -267,8 +294,13 @@ class MaskedTeacher:
             raise ValueError(f"ratio must lie between 0 and r_max ({self.r_max}), not {ratio}")
         if ratio == self.ratio:
             return
-        for tensor in self._tensors:
-            tensor.set_ratio(ratio)
+        todo = [(t, number, t.at(ratio)) for t in self._tensors if len(t.values) for number in range(len(t.chunks))]
+        if any(p.device.type != "cpu" for p in self.model.parameters()):
+            for tensor, number, dropped in todo:
+                tensor.write(number, dropped)
+        else:
+            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+                list(pool.map(lambda job: job[0].write(*job[1:]), todo))
         self.ratio = ratio
 
     @property
