@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    step = Live(2, 512, 32, 8, "sdpa")
+    step = Live(2, 512, 32, 8)
     step.remember(64)
     seconds = shapes.side_by_side({"live": step.live, "cached": step.stored}, given.repeats)
     figures: dict[str, Any] = {"seconds": seconds, "time_ratio": seconds["live"] / seconds["cached"]}
@@ -171,8 +171,8 @@ def main() -> None:
         for row in figures.get(name, []):
             say(
                 f"{name:8} k {row['k']:4}  JSD {row['jsd']:.5f}  truncated {row['truncated']:.5f}  error "
-                f"{100 * row['relative_error']:6.2f}%  largest {row['largest_error']:.4f}  rest {row['rest_mass']:.4f}  "
-                f"{row['bytes_per_token']:6.0f} bytes a token"
+                f"{100 * row['relative_error']:6.2f}%  largest {row['largest_error']:.4f}  "
+                f"rest {row['rest_mass']:.4f}  {row['bytes_per_token']:6.0f} bytes a token"
             )
     if given.out:
         given.out.write_text(json.dumps(figures, indent=1) + "\n")

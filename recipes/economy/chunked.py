@@ -22,7 +22,7 @@ from masters_edge.display import say
 HIDDEN = 256
 
 
-def measure(way: str, tokens: int, vocabulary: int, threads: int) -> dict[str, Any]:
+def measure(way: str, tokens: int, vocabulary: int, threads: int, entries: int) -> dict[str, Any]:
     """Runs in the child: MiB, seconds, loss and the norm of the gradient."""
     import torch
 
@@ -53,7 +53,7 @@ def measure(way: str, tokens: int, vocabulary: int, threads: int) -> dict[str, A
     if way == "plain":
         loss, _ = objective(hidden @ weight.T, slice(0, tokens))
     else:
-        loss, _ = chunked.loss(hidden, chunked.Head(weight), vocabulary, objective)
+        loss, _ = chunked.loss(hidden, chunked.Head(weight), vocabulary, objective, entries)
     loss.backward()
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -67,9 +67,10 @@ def measure(way: str, tokens: int, vocabulary: int, threads: int) -> dict[str, A
     }
 
 
-def child(way: str, tokens: int, vocabulary: int, threads: int) -> dict[str, Any]:
+def child(way: str, tokens: int, vocabulary: int, threads: int, entries: int) -> dict[str, Any]:
     command = [sys.executable, __file__, "--child", way, "--tokens", str(tokens), "--vocabulary", str(vocabulary)]
-    done = subprocess.run([*command, "--threads", str(threads)], capture_output=True, text=True, check=True)
+    command += ["--threads", str(threads), "--entries", str(entries)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -78,15 +79,16 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=151_936)
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--plain-tokens", type=int, default=512)
+    parser.add_argument("--entries", type=int, default=1 << 24, help="logits in a chunk; the default is training's")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--child", choices=["plain", "chunked"], help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     given = parser.parse_args()
     if given.child:
-        print(json.dumps(measure(given.child, given.tokens, given.vocabulary, given.threads)))
+        print(json.dumps(measure(given.child, given.tokens, given.vocabulary, given.threads, given.entries)))
         return
     ways = (("plain", given.plain_tokens), ("chunked", given.plain_tokens), ("chunked", given.tokens))
-    found = [child(way, tokens, given.vocabulary, given.threads) for way, tokens in ways]
+    found = [child(way, tokens, given.vocabulary, given.threads, given.entries) for way, tokens in ways]
     plain, same, full = found
     at_full = plain["mib"] * given.tokens / given.plain_tokens
     figures = {
@@ -109,8 +111,8 @@ def main() -> None:
         )
     say(
         f"at {given.tokens:,} tokens: plain {at_full:,.0f} MiB in proportion, chunked {full['mib']:,.0f} MiB, "
-        f"1/{1 / figures['memory_share']:.0f} of it; loss differs by {figures['loss_difference']:.1e}, gradient norms by "
-        f"{figures['gradient_difference']:.1e}"
+        f"1/{1 / figures['memory_share']:.0f} of it; loss differs by {figures['loss_difference']:.1e}, "
+        f"gradient norms by {figures['gradient_difference']:.1e}"
     )
     if given.out:
         given.out.write_text(json.dumps(figures, indent=1) + "\n")

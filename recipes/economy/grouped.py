@@ -29,10 +29,19 @@ VOCABULARY = 4096
 class Step:
     """A student, a teacher and a reference, and one step's questions with `group` responses each."""
 
-    def __init__(self, count: int, prompt: int, response: int, group: int, attention: str) -> None:
-        self.student = shapes.smolvlm(256, 8, VOCABULARY, 1, attention)
-        self.reference = shapes.smolvlm(256, 8, VOCABULARY, 1, attention).requires_grad_(False)
-        self.teacher = shapes.smolvlm(384, 12, VOCABULARY, 2, attention).requires_grad_(False)
+    def __init__(
+        self,
+        count: int,
+        prompt: int,
+        response: int,
+        group: int,
+        attention: str = "sdpa",
+        shape: tuple[int, int] = (256, 8),
+    ) -> None:
+        width, layers = shape
+        self.student = shapes.smolvlm(width, layers, VOCABULARY, 1, attention)
+        self.reference = shapes.smolvlm(width, layers, VOCABULARY, 1, attention).requires_grad_(False)
+        self.teacher = shapes.smolvlm(width * 3 // 2, layers * 3 // 2, VOCABULARY, 2, attention).requires_grad_(False)
         self.family = family_of(self.student.config)
         self.prompts, self.images = shapes.questions(count, prompt, VOCABULARY)
         self.responses = shapes.responses(count * group, response, VOCABULARY)

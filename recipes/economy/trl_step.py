@@ -10,6 +10,7 @@ the same JSD from grouped rows, with the teacher live and with its 64 most likel
 import argparse
 import json
 import tempfile
+import warnings
 from pathlib import Path
 
 import shapes
@@ -20,6 +21,7 @@ from masters_edge.display import say
 from masters_edge.families import load_processor
 
 ROOT = Path(__file__).parents[2]
+warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # TRL's settings use an old name
 
 
 def trl(step: Live) -> tuple[object, dict[str, torch.Tensor]]:
@@ -60,7 +62,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    step = Live(given.questions, given.prompt, given.response, given.group, "sdpa")
+    step = Live(given.questions, given.prompt, given.response, given.group)
     step.remember(64)
     trainer, inputs = trl(step)
     losses: dict[str, float] = {}
@@ -69,16 +71,19 @@ def main() -> None:
         step.student.zero_grad()
         loss = trainer.compute_loss(step.student, inputs)  # type: ignore[attr-defined]
         loss.backward()
-        losses["TRL"] = float(loss)
+        losses["TRL"] = float(loss.detach())
 
     def ours() -> None:
         losses["masters-edge"] = float(step.live())
+
+    def stored() -> None:
+        losses["stored teacher"] = float(step.stored())
 
     theirs()
     gradient = step.gradient()
     ours()
     apart = float((step.gradient() - gradient).norm() / gradient.norm())
-    seconds = shapes.side_by_side({"TRL": theirs, "masters-edge": ours, "stored teacher": step.stored}, given.repeats)
+    seconds = shapes.side_by_side({"TRL": theirs, "masters-edge": ours, "stored teacher": stored}, given.repeats)
     figures = {
         "sizes": vars(given) | {"out": None},
         "seconds": seconds,
@@ -88,7 +93,7 @@ def main() -> None:
         "gradient_relative_difference": apart,
     }
     for name, value in seconds.items():
-        say(f"{name:15} {value:7.3f} s   {seconds['TRL'] / value:5.2f}x   loss {losses.get(name, float('nan')):.6f}")
+        say(f"{name:15} {value:7.3f} s   {seconds['TRL'] / value:5.2f}x   loss {losses[name]:.6f}")
     say(f"gradients differ by {apart:.1e}")
     if given.out:
         given.out.write_text(json.dumps(figures, indent=1) + "\n")
