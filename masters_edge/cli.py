@@ -169,6 +169,46 @@ def mask(
 
 
 @app.command()
+def plan(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="Plan for so many GPUs, one process each.")] = None,
+    gpu_memory: Annotated[str | None, typer.Option(help="Memory of one GPU, such as 80GiB.")] = None,
+    shard: Annotated[str, typer.Option(help="What cuts models up over GPUs: none, fsdp2, zero3.")] = "none",
+    measure: Annotated[bool, typer.Option("--measure", help="Run the models for a moment, and say the time.")] = False,
+    rate: Annotated[Path | None, typer.Option(help="Say the time from rates measured before (JSON).")] = None,
+    rate_out: Annotated[Path | None, typer.Option(help="Write the rates that --measure finds.")] = None,
+    prompt_tokens: Annotated[int | None, typer.Option(min=1, help="Length of a prompt, image included.")] = None,
+    response_tokens: Annotated[float | None, typer.Option(min=1, help="Mean length of a response.")] = None,
+    config_of: Annotated[
+        list[str] | None, typer.Option(help="NAME=config.json of a model whose config can't be reached; repeatable.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the plan as JSON as well.")] = None,
+) -> None:
+    """Say what a recipe takes before it starts: parameters, memory by part, tokens, disk, time where it was measured.
+
+    Example: masters-edge plan recipes/paper-qwen3-vl-8b.yaml --gpus 8 --gpu-memory 80GiB --shard fsdp2
+    """
+    _quiet()
+    from masters_edge.plan import command
+
+    command.show(
+        recipe,
+        overrides or [],
+        gpus=gpus,
+        gpu_memory=gpu_memory,
+        shard=shard,
+        rate=rate,
+        measure=measure,
+        rate_out=rate_out,
+        prompt_tokens=prompt_tokens,
+        response_tokens=response_tokens,
+        config_of=config_of or [],
+        out=json,
+    )
+
+
+@app.command()
 def validate(recipe: RecipeFile, overrides: Overrides = None) -> None:
     """Check a recipe without running it: keys, types, bounds, combinations, checkpoint folders.
 

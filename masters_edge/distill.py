@@ -253,6 +253,7 @@ class _Pass:
         recipe, here = self.recipe, processes.state()
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(self.run.folder / "tensorboard" / folder.name)
         os.environ.setdefault("WANDB_DIR", str(self.run.folder))
+        os.environ.setdefault("WANDB_PROJECT", "masters-edge")
         reference = None
         if training.needs_reference(recipe, phase) and not recipe.train.lora:  # adapters can be switched off instead
             reference = copy.deepcopy(student).requires_grad_(False)

@@ -77,6 +77,7 @@ def mask_checkpoint(
             target = temporary / shard.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             _mask_file(shard, target, header, ratio, include, exclude, lambda done: bar(done / 1e6))
+        bar(completed=round(size / 1e6))
     if left_out:
         say(f"left out, since they hold weights that would be unmasked: {', '.join(left_out)}")
     say(f"{out}: {size / 1e6:.1f} MB of weights, the smallest {100 * ratio:g}% of each tensor zeroed")

@@ -1,16 +1,34 @@
-"""The processes of one run (`accelerate launch`, torchrun), or the only one: who am I, who writes, wait for each other."""
+"""The processes of one run (`accelerate launch`, torchrun), or the only one: who am I, who writes, what is the mean."""
 
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
+
+# One process may check pictures or gather norms alone while the others wait; one that died is the launcher's to see.
+PATIENCE = timedelta(days=7)
+
+
+def on_cpu() -> bool:
+    """Whether the processes compute on the CPU: told so (ACCELERATE_USE_CPU), or there is nothing else."""
+    import torch
+    from accelerate.utils import parse_flag_from_env
+
+    return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
 
 
 def state() -> Any:
     """Accelerate's PartialState: starts the process group where a launcher asked for one."""
     from accelerate import PartialState
 
-    return PartialState()
+    # Without `cpu`, accelerate takes processes that find no accelerator for one process each.
+    return PartialState(cpu=on_cpu(), timeout=PATIENCE)
+
+
+def leave() -> None:
+    """Take leave of the other processes, at the end of a command."""
+    state().destroy_process_group()
 
 
 def share(items: Sequence[Item]) -> Sequence[Item]:

@@ -4,6 +4,7 @@ recipe.yaml        the resolved recipe, every default written out
 run.json           schema version, recipe file, seed, threads, versions, fingerprints of models and data
 mask.json          with `mask.r_max: auto`, how much masking each teacher bears, and what was chosen
 activation-norms/  with `mask.score: activation`, the norms that score each teacher's weights (safetensors)
+.lock              held by the command that writes here
 metrics.jsonl      one line per measurement
 phase-0-joint/     labels/, responses/ and scores/ (Parquet shards), checkpoints/
 student/           the finished student, as transformers saves it

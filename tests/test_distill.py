@@ -1,5 +1,6 @@
 """A whole tiny run: what it writes, that it learns, and that a killed one ends with the same student."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,13 +20,19 @@ from masters_edge.errors import UserError
 from masters_edge.responses import store
 
 
-def start(recipe: Path, *overrides: str) -> subprocess.Popen:
+def start(recipe: Path, *overrides: str, module: str = "masters_edge") -> subprocess.Popen:
     """masters-edge as a user starts it, in the recipe's folder."""
-    command = [sys.executable, "-m", "masters_edge", "distill", recipe.name, *overrides]
+    command = [sys.executable, "-m", module, "distill", recipe.name, *overrides]
     # A test run started in the background may ignore SIGINT, and its children would inherit that.
     heard = None if os.name == "nt" else lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(
-        command, cwd=recipe.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heard
+        command,
+        cwd=recipe.parent,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=heard,
     )
 
 
@@ -47,39 +55,52 @@ def progress(run: Path) -> int:
     )
 
 
-def kill_after(process: subprocess.Popen, run: Path, events: int, delay: float) -> bool:
-    """Kill once the process itself has added that many shards or lines; False where it ended before."""
-    last = progress(run)
-    while process.poll() is None and events > 0:
-        now = progress(run)
-        events -= max(0, now - last)  # a resumed run first drops the lines behind its checkpoint
+def kill_while(process: subprocess.Popen, home: Path, wanted: str, occurrence: int, delay: float) -> str:
+    """Kill it in the n-th moment of the wanted kind; returns the kind it was in when it died ("" where it ended)."""
+    seen, last = 0, ""
+    while process.poll() is None and seen < occurrence:
+        now = moment(home)
+        seen += now == wanted != last
         last = now
-        time.sleep(0.002)
+        time.sleep(0.0005)
     time.sleep(delay)
-    alive = process.poll() is None
+    ended = process.poll() is not None
     process.kill()
     process.communicate()
-    return alive
+    return "" if ended else moment(home)
 
 
-def kill_at_random_points(recipe: Path, kills: int, seed: int, *overrides: str) -> None:
-    """An undisturbed run against one killed `kills` times, each time after it made some progress of its own."""
+def moment(home: Path) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        return (home / "moment").read_text()
+    return ""
+
+
+def kill_in_moments(recipe: Path, wanted: str, seed: int, *overrides: str) -> Counter:
+    """An undisturbed run against one killed in moments of the wanted kinds, one after the other; what was hit.
+
+    g: generating, s: scoring, t: training, w: writing a checkpoint or the student.
+    """
     output, _ = (process := start(recipe, "run_dir=whole", *overrides)).communicate()
     assert process.returncode == 0, output
     whole, killed = recipe.parent / "whole", recipe.parent / "killed"
-    rng = random.Random(seed)
-    for number in range(kills):
-        process = start(recipe, "run_dir=killed", *overrides)
-        assert kill_after(process, killed, rng.randint(1, 5), rng.uniform(0, 0.05)), f"ended before kill {number + 1}"
+    rng, hit = random.Random(seed), Counter()
+    for number, kind in enumerate(wanted):
+        (recipe.parent / "moment").unlink(missing_ok=True)
+        process = start(recipe, "run_dir=killed", *overrides, module="tests.moments")
+        found = kill_while(process, recipe.parent, kind, rng.randint(1, 2), rng.uniform(0, 0.006))
+        assert found, f"seed {seed}: ended before kill {number + 1} ({kind})"
+        hit[found] += 1
     output, _ = (process := start(recipe, "run_dir=killed", *overrides)).communicate()
     assert process.returncode == 0, output
-    assert weights(whole) == weights(killed), f"seed {seed}"
-    assert metrics(whole) == metrics(killed), f"seed {seed}"
+    assert weights(whole) == weights(killed), f"seed {seed}, hit {hit}"
+    assert metrics(whole) == metrics(killed), f"seed {seed}, hit {hit}"
     assert not list(killed.rglob(".*.part"))
+    return hit
 
 
 def test_killed_run_ends_with_the_same_student(tiny_recipe: Path) -> None:
-    kill_at_random_points(tiny_recipe, kills=2, seed=int(time.time()))
+    kill_in_moments(tiny_recipe, random.choice(["gt", "gw", "st", "sw"]), int(time.time()))
 
 
 def test_an_interrupted_run_says_how_to_go_on(tiny_recipe: Path) -> None:
@@ -93,8 +114,14 @@ def test_an_interrupted_run_says_how_to_go_on(tiny_recipe: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_often_ends_with_the_same_student(tiny_recipe: Path) -> None:
-    kill_at_random_points(tiny_recipe, 30, int(time.time()), "train.phases.0.steps=120")
+@pytest.mark.parametrize("teacher_logits", ["live", "cached"])
+def test_killed_often_ends_with_the_same_student(tiny_recipe: Path, teacher_logits: str) -> None:
+    """Two phases; of the kills at least four hit each kind of moment."""
+    phases = "train.phases=[{objective: distill, steps: 40}, {objective: joint, steps: 40}]"
+    wanted = "gsgsgsgs" + "twtwtwtw" + "gsgsgs" + "twtwtwtw"
+    hit = kill_in_moments(tiny_recipe, wanted, int(time.time()), phases, f"train.teacher_logits={teacher_logits}")
+    print(f"{hit.total()} kills: {dict(hit)}")
+    assert hit.total() == 30 and all(hit[kind] >= 4 for kind in "gstw"), hit
 
 
 def test_a_run_writes_all_it_promises(tiny_recipe: Path, monkeypatch, capsys) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.distributed.tensor import DTensor
 
@@ -59,10 +58,18 @@ def chunks(tokens: int, vocabulary: int, entries: int = CHUNK_LOGITS) -> Iterato
 def chunk_logits(hidden: torch.Tensor, head: Head, vocabulary: int) -> torch.Tensor:
     """Logits `[tokens, vocabulary]` of some hidden states `[tokens, hidden]`.
 
-    Only the tokenizer's own entries: heads of one family are padded to different sizes.
+    Only the tokenizer's own entries: heads of one family are padded to different sizes. On a GPU logits are float32
+    even where the factors are bfloat16, since rounding them cancels badly in a divergence between near distributions.
     """
-    bias = None if head.bias is None else head.bias[:vocabulary]
-    return F.linear(hidden, head.weight[:vocabulary], bias)
+    kind = hidden.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    hidden, weight = hidden.to(dtype), head.weight[:vocabulary].to(dtype)
+    with torch.autocast(kind, enabled=False):
+        if kind == "cuda" and dtype in (torch.bfloat16, torch.float16):
+            logits = torch.mm(hidden, weight.T, out_dtype=torch.float32)
+        else:
+            logits = hidden @ weight.T
+        return logits if head.bias is None else logits + head.bias[:vocabulary].to(logits.dtype)
 
 
 def loss(
@@ -100,30 +107,39 @@ class _Chunked(torch.autograd.Function):
         entries: int,
         reported: dict[str, torch.Tensor],
     ) -> torch.Tensor:
-        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        wants = wants_hidden or wants_weight or wants_bias
-        to_hidden = torch.zeros_like(hidden) if wants_hidden else None
-        to_weight = torch.zeros_like(weight) if wants_weight else None
-        to_bias = torch.zeros_like(bias) if wants_bias and bias is not None else None
-        total = hidden.new_zeros((), dtype=torch.float64 if hidden.dtype == torch.float64 else torch.float32)
+        wants = ctx.needs_input_grad[:3]
+        kind = hidden.device.type
+        # One copy in the number format of the products, however many chunks there are.
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+        states, rows = hidden.detach().to(dtype), weight.detach()[:vocabulary].to(dtype)
+        sums = torch.float64 if dtype == torch.float64 else torch.float32  # many chunks add up in them
+        to_hidden = torch.zeros_like(hidden) if wants[0] else None
+        to_weight = torch.zeros_like(weight, dtype=sums) if wants[1] else None
+        to_bias = torch.zeros_like(bias, dtype=sums) if wants[2] and bias is not None else None
+        total = hidden.new_zeros((), dtype=sums)
         for part in chunks(hidden.shape[0], vocabulary, entries):
-            logits = chunk_logits(hidden[part], Head(weight, bias), vocabulary).detach()
-            with torch.set_grad_enabled(wants):
-                value, values = of_chunk(logits.requires_grad_(wants), part)
+            logits = chunk_logits(states[part], Head(rows, bias), vocabulary).detach()
+            with torch.set_grad_enabled(any(wants)):
+                value, values = of_chunk(logits.requires_grad_(any(wants)), part)
             total += value.detach()
             for name, number in values.items():
                 reported[name] = reported.get(name, 0) + number.detach()
-            if not wants:
+            if not any(wants):
                 continue
             (gradient,) = torch.autograd.grad(value, logits)
             del logits, value, values
-            if to_hidden is not None:
-                to_hidden[part] = gradient @ weight[:vocabulary].to(gradient.dtype)
-            if to_weight is not None:
-                to_weight[:vocabulary] += gradient.T @ hidden[part].to(gradient.dtype)
             if to_bias is not None:
                 to_bias[:vocabulary] += gradient.sum(0)
-        ctx.gradients = (to_hidden, to_weight, to_bias)
+            gradient = gradient.to(dtype)
+            if to_hidden is not None:
+                to_hidden[part] = gradient @ rows
+            if to_weight is not None:
+                to_weight[:vocabulary] += gradient.T @ states[part]
+        ctx.gradients = (
+            to_hidden,
+            None if to_weight is None else to_weight.to(weight.dtype),
+            None if to_bias is None or bias is None else to_bias.to(bias.dtype),
+        )
         return total
 
     @staticmethod

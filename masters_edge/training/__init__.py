@@ -2,7 +2,8 @@
 
 from masters_edge.training.batches import Collator, Visit, Visits
 from masters_edge.training.checkpoints import MarkComplete, last_checkpoint
-from masters_edge.training.setup import arguments, freeze, needs_reference, needs_teacher, with_adapters
+from masters_edge.training.setup import arguments, check, needs_reference, needs_teacher, trainable
+from masters_edge.training.sharded import whole
 from masters_edge.training.trainer import PhaseTrainer
 
 __all__ = [
@@ -12,9 +13,10 @@ __all__ = [
     "Visit",
     "Visits",
     "arguments",
-    "freeze",
+    "check",
     "last_checkpoint",
     "needs_reference",
     "needs_teacher",
-    "with_adapters",
+    "trainable",
+    "whole",
 ]

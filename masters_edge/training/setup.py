@@ -1,19 +1,29 @@
-"""From the recipe to the Trainer's settings: batch per process, adapters, trackers, what stays frozen."""
+"""From the recipe to the Trainer's settings: batch per process, adapters, trackers, what stays frozen.
+
+`check` refuses before anything is written what would fail hours later.
+"""
 
 import fnmatch
+import importlib.util
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import AutoModelForImageTextToText, TrainingArguments
 
 from masters_edge import processes, schedule
 from masters_edge.errors import UserError
 from masters_edge.recipe import Phase, Recipe
 from masters_edge.recipe.schema import Lora
+from masters_edge.training import sharded
 
 KEPT_CHECKPOINTS = 2
+# transformers 5.2x renamed it
+_CHECKPOINTING = (
+    "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
+)
 
 
 def needs_reference(recipe: Recipe, phase: Phase) -> bool:
@@ -27,10 +37,57 @@ def needs_teacher(recipe: Recipe, phase: Phase) -> bool:
     return phase.objective in ("joint", "distill") and recipe.train.teacher_logits == "live"
 
 
+def check(recipe: Recipe, student: str) -> None:
+    """Refuse a recipe that can't be trained here, before anything is generated; `student` is its checkpoint.
+
+    Raises:
+        UserError: a tracker that isn't known or installed, liger without a GPU, questions that can't be dealt out to
+            the processes, adapters for layers that aren't there, nothing left that learns, or models cut up in a way
+            that isn't built in.
+    """
+    from masters_edge.families import load_config
+
+    train = recipe.train
+    sharded.check()
+    _check_trackers(train.trackers)
+    if train.liger and not torch.cuda.is_available():
+        raise UserError("train.liger: liger-kernel's fused layers need a GPU; leave it out on this machine")
+    if train.liger and importlib.util.find_spec("liger_kernel") is None:
+        raise UserError("train.liger needs liger-kernel, which is not installed; run: pip install liger-kernel")
+    for phase in train.phases:
+        questions_per_device(recipe, phase)
+    if train.lora or train.freeze:
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(load_config(student))
+        trainable(model, recipe)
+
+
+def trainable(student: Any, recipe: Recipe) -> Any:
+    """The student with the recipe's adapters, if any, and with what the recipe freezes frozen.
+
+    Raises:
+        UserError: as `with_adapters`; a pattern of `train.freeze` that names nothing; nothing is left that learns.
+    """
+    train = recipe.train
+    if train.lora:
+        with torch.random.fork_rng():  # adapters start the same in every process and after every kill
+            torch.manual_seed(recipe.seed)
+            student = with_adapters(student, train.lora)
+    freeze(student.get_base_model() if train.lora else student, train.freeze)
+    return student
+
+
 def freeze(model: torch.nn.Module, globs: Sequence[str]) -> None:
-    for name, parameter in model.named_parameters():
-        if any(fnmatch.fnmatch(name, glob) for glob in globs):
-            parameter.requires_grad_(False)
+    """Parameters (adapters among them) with a name that fits one of the patterns don't learn."""
+    parameters = dict(model.named_parameters())
+    for glob in globs:
+        named = fnmatch.filter(parameters, glob)
+        if not named:
+            raise UserError(f"train.freeze: no parameter of the student has a name like {glob!r}")
+        for name in named:
+            parameters[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise UserError(f"train.freeze {list(globs)} leaves nothing that learns")
 
 
 def with_adapters(student: Any, lora: Lora) -> Any:
@@ -45,8 +102,9 @@ def with_adapters(student: Any, lora: Lora) -> Any:
         raise UserError(
             "train.lora needs peft, which is not installed; run: pip install 'masters-edge[distill]'"
         ) from None
+    alpha: Any = lora.alpha  # peft says int and divides by the rank
     config = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets or "all-linear"
+        r=lora.rank, lora_alpha=alpha, lora_dropout=lora.dropout, target_modules=lora.targets or "all-linear"
     )
     try:
         return get_peft_model(student, config)
@@ -54,13 +112,36 @@ def with_adapters(student: Any, lora: Lora) -> Any:
         raise UserError(f"train.lora.targets {lora.targets}: {str(error).splitlines()[0]}") from None
 
 
-def questions_per_device(recipe: Recipe, phase: Phase) -> tuple[int, int]:
+def has_adapters(model: Any) -> bool:
+    return hasattr(model, "disable_adapter")
+
+
+def plain_student(source: str, lora: Lora | None, weights: dict[str, torch.Tensor]) -> Any:
+    """The trained student as a model of its own on the CPU, float32, adapters merged.
+
+    `source`: the checkpoint that training began with; `weights`: all of the trained model, put together, with the names
+    of the model inside whatever wraps it.
+    """
+    from masters_edge.families import load_model
+
+    model = load_model(source).float()
+    if lora is None:
+        model.load_state_dict(weights)
+        return model
+    model = with_adapters(model, lora)
+    model.load_state_dict(weights)
+    return model.merge_and_unload()
+
+
+def questions_per_device(recipe: Recipe, phase: Phase, count: int | None = None) -> tuple[int, int]:
     """Questions in one forward pass of one process, and how many passes are accumulated for a step.
+
+    `count`: processes; default: those that there are.
 
     Raises:
         UserError: the step's questions can't be dealt out evenly.
     """
-    count, train = processes.state().num_processes, recipe.train
+    count, train = count or processes.state().num_processes, recipe.train
     whole = train.questions_per_step
     per_device = train.questions_per_device or max(1, whole // count)
     if whole % (per_device * count):
@@ -72,23 +153,24 @@ def questions_per_device(recipe: Recipe, phase: Phase) -> tuple[int, int]:
     return per_device * labels, whole // (per_device * count)
 
 
-def arguments(recipe: Recipe, phase: Phase, folder: Path) -> TrainingArguments:
+def arguments(recipe: Recipe, phase: Phase, folder: Path, uses_all_weights: bool = True) -> TrainingArguments:
     """The Trainer's settings: what the recipe says, its order of data, and none of its own output.
 
-    Raises:
-        UserError: a tracker that isn't known or installed, liger without a GPU, questions that can't be dealt out.
+    `folder` takes the checkpoints; trackers name the run after the two folders above it. `uses_all_weights`: whether
+    every weight that learns gets a gradient (`Family.uses_all_weights`); where not, DDP looks for those that don't.
     """
     train = recipe.train
     per_device, accumulated = questions_per_device(recipe, phase)
-    _check_trackers(train.trackers)
-    if train.liger and not torch.cuda.is_available():
-        raise UserError("train.liger: liger-kernel's fused layers need a GPU; leave it out on this machine")
-    return TrainingArguments(
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if train.precision == "bf16" else "no"  # whatever a launcher says
+    checkpointing: dict[str, Any] = {_CHECKPOINTING: train.gradient_checkpointing}
+    settings = TrainingArguments(
         output_dir=str(folder),
+        project="masters-edge",
+        run_name=f"{folder.absolute().parent.parent.name}-{folder.parent.name}",
         max_steps=phase.steps,
         per_device_train_batch_size=per_device,
         gradient_accumulation_steps=accumulated,
-        activation_checkpointing=train.gradient_checkpointing,
+        **checkpointing,
         learning_rate=train.learning_rate,
         lr_scheduler_type="constant_with_warmup" if train.schedule == "constant" else train.schedule,
         warmup_steps=train.warmup_steps,
@@ -96,6 +178,7 @@ def arguments(recipe: Recipe, phase: Phase, folder: Path) -> TrainingArguments:
         max_grad_norm=train.max_grad_norm,
         bf16=train.precision == "bf16",
         optim="adamw_torch",
+        use_cpu=processes.on_cpu(),
         use_liger_kernel=train.liger,
         # The loss is computed from hidden states, so liger's own fused cross-entropy has no part in it.
         liger_kernel_config={"cross_entropy": False, "fused_linear_cross_entropy": False} if train.liger else None,
@@ -105,13 +188,14 @@ def arguments(recipe: Recipe, phase: Phase, folder: Path) -> TrainingArguments:
         save_steps=train.save_every,
         save_total_limit=KEPT_CHECKPOINTS,
         logging_strategy="no",
-        report_to=train.trackers,
+        report_to=[name for name in train.trackers if name != "none"],
         disable_tqdm=True,
         seed=recipe.seed,
         dataloader_pin_memory=torch.cuda.is_available(),
-        # Every process sees the same numbers, and DDP finds every gradient: the objective touches all weights that learn.
-        ddp_find_unused_parameters=False,
+        ddp_find_unused_parameters=False,  # PhaseTrainer freezes what nothing reads
     )
+    settings._n_gpu = min(settings.n_gpu, 1)  # one process drives one GPU; with several, use a launcher
+    return settings
 
 
 def _check_trackers(names: Sequence[str]) -> None:
@@ -119,6 +203,8 @@ def _check_trackers(names: Sequence[str]) -> None:
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
     for name in names:
+        if name == "none":
+            continue
         if name not in INTEGRATION_TO_CALLBACK:
             raise UserError(
                 f"train.trackers: {name!r} is no tracker of transformers' Trainer; known: "

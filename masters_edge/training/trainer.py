@@ -1,12 +1,12 @@
 """The Trainer of one phase: one forward pass of the student over rows of questions, the objective in chunks.
 
-Whatever wraps the student (DDP, FSDP, DeepSpeed, nothing) sees a single forward call that returns the loss. The teacher
-of the step's stage is masked in place before the step; its weights come back with later stages.
+Whatever wraps the student (DDP, FSDP2, DeepSpeed, nothing) sees a single forward call that returns the loss. A teacher
+that stays whole is masked in place before the step and its weights come back with later stages; one that is cut up over
+processes is loaded, masked and cut up anew for each stage.
 """
 
-import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from masters_edge.objective.divergence import TopLogProbs
 from masters_edge.objective.terms import LogitsOf, Objective, Tokens
 from masters_edge.recipe import Phase, Recipe
 from masters_edge.teachers import TeacherChain
-from masters_edge.training.setup import needs_reference
+from masters_edge.training import sharded
+from masters_edge.training.setup import has_adapters, needs_reference, plain_student
 
 
 class PhaseTrainer(Trainer):
@@ -40,35 +41,79 @@ class PhaseTrainer(Trainer):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.phase, self.recipe, self.family, self.teachers, self.reference = phase, recipe, family, teachers, reference
+        sharded.load_whole()
+        self.phase, self.recipe, self.family, self.teachers = phase, recipe, family, teachers
+        self.prepare_frozen = sharded.preparer(self.accelerator)
+        self.reference = self.prepare_frozen(reference) if reference is not None and self.prepare_frozen else reference
         self.remove_callback(PrinterCallback)  # metrics_log.Reporter speaks instead
         self.vocabulary = len(prompter.tokenizer)
         self.measured: dict[str, list[float]] = defaultdict(list)
+
+    def train(self, *options: Any, **named: Any) -> Any:
+        """As Trainer's; the teachers are cut up over processes only as long as it lasts."""
+        if self.accelerator.num_processes > 1 and not self.is_fsdp_enabled and not self.is_deepspeed_enabled:
+            self._freeze_unread()
+        if self.teachers is None:
+            return super().train(*options, **named)
+        self.teachers.prepare_with(self.prepare_frozen)
+        try:
+            return super().train(*options, **named)
+        finally:
+            self.teachers.prepare_with(None)
+
+    def _freeze_unread(self) -> None:
+        """Freeze weights that no forward pass reads, such as the last norm of LLaVA-OneVision's vision tower.
+
+        They never learn, but DDP would wait for their gradients.
+        """
+        student: Any = self.model
+        questions: Any = self.train_dataset
+        plain = _without_wrapper(student)
+        batch = self.data_collator([questions[0]])["student"]
+        with torch.random.fork_rng(), torch.enable_grad():
+            sequences.response_hidden(plain, self.family, batch).float().square().sum().backward()
+        head = {id(parameter) for parameter in plain.get_output_embeddings().parameters()}
+        for parameter in student.parameters():
+            if parameter.grad is None and id(parameter) not in head:
+                parameter.requires_grad_(False)
+            parameter.grad = None
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         student = self.accelerator.unwrap_model(model)
-        loss, reported = forward_as(model, student, lambda: self._objective(student, inputs))
+        sharded.register_head(student, _without_wrapper(student))
+        with self.accelerator.autocast():
+            teacher, reference = self._teacher(inputs), self._reference(inputs)
+        reported: dict[str, torch.Tensor] = {}  # beside the forward's outputs, which FSDP may round
+
+        def objective() -> torch.Tensor:
+            loss, values = self._objective(student, inputs, teacher, reference)
+            reported.update(values)
+            return loss
+
+        loss = forward_as(model, student, objective)
         for name, value in {**reported, **inputs.get("scores", {})}.items():
             self.measured[name].append(float(value))
         return (loss, {}) if return_outputs else loss
 
-    def _objective(self, student: Any, inputs: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        plain = student.get_base_model() if _has_adapters(student) else student
+    def _objective(
+        self, student: Any, inputs: Any, teacher: LogitsOf | TopLogProbs | None, reference: LogitsOf | None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        plain = _without_wrapper(student)
         with self.accelerator.autocast():
+            if reference is None and needs_reference(self.recipe, self.phase):
+                reference = self._without_adapters(student, plain, inputs)
+            hidden = sequences.response_hidden(plain, self.family, inputs["student"])
             objective = Objective(
                 self.phase,
                 self.recipe.reward,
                 Tokens(inputs["ids"], inputs["weights"], inputs.get("advantages"), inputs.get("initial_log_probs")),
-                teacher=self._teacher(inputs),
-                reference=self._reference(student, inputs),
+                teacher,
+                reference,
             )
-            hidden = sequences.response_hidden(plain, self.family, inputs["student"])
-            with gathered(plain):
-                return chunked.loss(hidden, chunked.Head.of(plain), self.vocabulary, objective)
+            return chunked.loss(hidden, sharded.head_in_forward(plain), self.vocabulary, objective)
 
-    @torch.no_grad()
     def _teacher(self, inputs: Any) -> LogitsOf | TopLogProbs | None:
         if self.phase.objective not in ("joint", "distill"):
             return None
@@ -76,25 +121,24 @@ class PhaseTrainer(Trainer):
             return TopLogProbs(inputs["top_ids"], inputs["top_log_probs"], inputs["rest"])
         assert self.teachers is not None
         _, number, ratio = inputs["stage"]
-        teacher = self.teachers.at(number, ratio)
-        return self._logits_of(teacher, self.teachers.family(number), inputs["teacher"])
+        return self._frozen(self.teachers.at(number, ratio), self.teachers.family(number), inputs["teacher"])
+
+    def _reference(self, inputs: Any) -> LogitsOf | None:
+        """A copy of the student as it was before the phase; adapters need none, they are switched off."""
+        return None if self.reference is None else self._frozen(self.reference, self.family, inputs["student"])
 
     @torch.no_grad()
-    def _reference(self, student: Any, inputs: Any) -> LogitsOf | None:
-        """The student as it was before the phase: a copy of it, or itself without its adapters."""
-        if self.reference is not None:
-            return self._logits_of(self.reference, self.family, inputs["student"])
-        if not (needs_reference(self.recipe, self.phase) and _has_adapters(student)):
-            return None
+    def _without_adapters(self, student: Any, plain: Any, inputs: Any) -> LogitsOf:
         with student.disable_adapter():
-            hidden = sequences.response_hidden(student.get_base_model(), self.family, inputs["student"])
-        return self._later(hidden, chunked.Head.of(student.get_base_model()))
+            hidden = sequences.response_hidden(plain, self.family, inputs["student"])
+        return self._later(hidden, sharded.head_in_forward(plain))
 
-    def _logits_of(self, model: Any, family: Family, batch: Any) -> LogitsOf:
+    @torch.no_grad()
+    def _frozen(self, model: Any, family: Family, batch: Any) -> LogitsOf:
         """The model's hidden states now, its logits when a chunk asks."""
-        hidden = forward_as(model, model, lambda: sequences.response_hidden(model, family, batch))
-        with gathered(model):
-            return self._later(hidden, chunked.Head.of(model))
+        plain = self.accelerator.unwrap_model(model)
+        hidden = forward_as(model, plain, lambda: sequences.response_hidden(plain, family, batch))
+        return self._later(hidden, sharded.frozen_head(plain))
 
     def _later(self, hidden: torch.Tensor, head: chunked.Head) -> LogitsOf:
         def logits(part: slice) -> torch.Tensor:
@@ -103,15 +147,16 @@ class PhaseTrainer(Trainer):
 
         return logits
 
-    def save_student(self, out: Path, processor: Any) -> None:
-        """The trained student as transformers saves it, whole, adapters merged; written by one process."""
+    def save_student(self, out: Path, processor: Any, source: str) -> None:
+        """The trained student as transformers saves it, whole, adapters merged; written by one process.
+
+        `source`: the checkpoint that the phase started from.
+        """
         weights = self.accelerator.get_state_dict(self.model_wrapped)
-        student = self.accelerator.unwrap_model(self.model_wrapped)
         if processes.state().is_main_process:
-            if _has_adapters(student):
-                student, weights = student.merge_and_unload(), None
+            student = plain_student(source, self.recipe.train.lora, weights)
             with whole_folder(out) as temporary:
-                student.save_pretrained(temporary, state_dict=weights)
+                student.save_pretrained(temporary)
                 processor.save_pretrained(temporary)
         processes.state().wait_for_everyone()
 
@@ -142,18 +187,6 @@ def forward_as(wrapper: Any, module: Any, compute: Callable[[], Any]) -> Any:
         module.forward = forward
 
 
-@contextlib.contextmanager
-def gathered(model: Any) -> Iterator[None]:
-    """The model's output head whole, where DeepSpeed ZeRO-3 has left this process only a part."""
-    cut = [p for p in model.get_output_embeddings().parameters() if hasattr(p, "ds_id")]
-    if not cut:
-        yield
-        return
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters(cut):
-        yield
-
-
-def _has_adapters(model: Any) -> bool:
-    return hasattr(model, "disable_adapter")
+def _without_wrapper(student: Any) -> Any:
+    """The transformers model itself, adapters in its layers."""
+    return student.get_base_model() if has_adapters(student) else student

@@ -106,6 +106,20 @@ def test_frozen_parts_get_no_gradient_and_evaluation_works_without_any() -> None
     torch.testing.assert_close(quiet, loss.detach())
 
 
+def test_bfloat16_products_add_up_in_float32() -> None:
+    case = Case(torch.float32)
+    objective = case.objective("joint", "positive")
+    with torch.autocast("cpu", torch.bfloat16):
+        one = case.chunked(objective, 10**6)
+        many = case.chunked(objective, VOCABULARY)
+    plain = case.plain("joint", "positive")
+    for chunks in (one, many):
+        assert chunks[1].dtype == chunks[2].dtype == torch.float32
+        for ours, exact in zip(chunks[:3], plain[:3]):
+            assert float((ours - exact).norm() / exact.norm()) < 0.02
+    assert float((many[2] - one[2]).norm() / one[2].norm()) < 0.01
+
+
 def test_chunks_cover_every_token_once_and_hold_few_logits() -> None:
     parts = list(chunked.chunks(10, 100, 350))
     assert [(p.start, p.stop) for p in parts] == [(0, 3), (3, 6), (6, 9), (9, 10)]
