@@ -27,6 +27,8 @@ def hush() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
+    # peft and transformers' own Trainer still say gradient_checkpointing for activation_checkpointing.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
     # torch's exporter copies a tree spec through a deprecated class of its own.
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 
