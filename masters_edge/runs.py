@@ -6,7 +6,7 @@ mask.json          with `mask.r_max: auto`, how much masking each teacher bears,
 activation-norms/  with `mask.score: activation`, the norms that score each teacher's weights (safetensors)
 .lock              held by the command that writes here
 metrics.jsonl      one line per measurement
-phase-0-joint/     labels/, responses/ and scores/ (Parquet shards), checkpoints/
+phase-0-joint/     labels/ and responses/ (Parquet shards), checkpoints/
 student/           the finished student, as transformers saves it
 finished.json      written last: steps and seconds; a run without it goes on where it stopped
 bundles/ bench/ report/   what `export`, `bench` and `report` add

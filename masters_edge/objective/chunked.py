@@ -6,6 +6,7 @@ logits are dropped; hidden states and head get their gradients from the sum. Val
 computation.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -61,15 +62,23 @@ def chunk_logits(hidden: torch.Tensor, head: Head, vocabulary: int) -> torch.Ten
     Only the tokenizer's own entries: heads of one family are padded to different sizes. On a GPU logits are float32
     even where the factors are bfloat16, since rounding them cancels badly in a divergence between near distributions.
     """
-    kind = hidden.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    dtype, autocast_off = _number_format(hidden)
     hidden, weight = hidden.to(dtype), head.weight[:vocabulary].to(dtype)
-    with torch.autocast(kind, enabled=False):
-        if kind == "cuda" and dtype in (torch.bfloat16, torch.float16):
+    with autocast_off:
+        if hidden.is_cuda and dtype in (torch.bfloat16, torch.float16):
             logits = torch.mm(hidden, weight.T, out_dtype=torch.float32)
         else:
             logits = hidden @ weight.T
         return logits if head.bias is None else logits + head.bias[:vocabulary].to(logits.dtype)
+
+
+def _number_format(hidden: torch.Tensor) -> tuple[torch.dtype, Any]:
+    """What products with `hidden` are computed in, and a context in which autocast doesn't decide it."""
+    kind = hidden.device.type
+    if kind == "meta":  # shapes only: nothing is computed
+        return hidden.dtype, contextlib.nullcontext()
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    return dtype, torch.autocast(kind, enabled=False)
 
 
 def loss(
@@ -108,9 +117,8 @@ class _Chunked(torch.autograd.Function):
         reported: dict[str, torch.Tensor],
     ) -> torch.Tensor:
         wants = ctx.needs_input_grad[:3]
-        kind = hidden.device.type
         # One copy in the number format of the products, however many chunks there are.
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+        dtype, _ = _number_format(hidden)
         states, rows = hidden.detach().to(dtype), weight.detach()[:vocabulary].to(dtype)
         sums = torch.float64 if dtype == torch.float64 else torch.float32  # many chunks add up in them
         to_hidden = torch.zeros_like(hidden) if wants[0] else None

@@ -1,0 +1,250 @@
+"""`masters-edge plan`: what a recipe takes, before anything starts: parameters, memory, tokens, disk, time.
+
+In: a recipe, configs (no weights), and, where they can be read, its questions. Out: a `Plan`, for the screen
+(`screen.py`) and as JSON. Nothing is written but what is asked for, and no weights are read unless a rate is measured.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from masters_edge import runs
+from masters_edge.errors import UserError
+from masters_edge.plan import cures, memory, prompts, rates, step, tokens
+from masters_edge.plan.disk import PhaseDisk, phase_disk
+from masters_edge.plan.memory import Machine, Models, Sharding, Usage
+from masters_edge.plan.rates import Rates
+from masters_edge.plan.shapes import Shape, shape
+from masters_edge.plan.tokens import Lengths, PhaseTokens
+from masters_edge.recipe import Recipe, load
+from masters_edge.training.setup import questions_per_device
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says besides the recipe. Memory in bytes; lengths in tokens."""
+
+    gpus: int | None = None
+    gpu_bytes: int | None = None
+    sharding: Sharding = "none"
+    rate: Path | None = None
+    measure: bool = False
+    prompt_tokens: int | None = None
+    response_tokens: float | None = None
+    configs: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """One phase: memory of one process while it trains, rows of one pass, tokens, FLOPs, disk, seconds by part."""
+
+    tokens: PhaseTokens
+    training: Usage
+    questions_per_device: int
+    passes: int
+    flops: dict[str, float]
+    disk: PhaseDisk
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole plan; `assumed` are the sentences that say what is not known but taken for granted."""
+
+    recipe_path: Path
+    machine: Machine
+    student: Shape
+    teachers: list[Shape]
+    trained_parameters: int
+    lengths: Lengths
+    responses: Usage | None
+    phases: list[PhasePlan]
+    free_disk_bytes: int
+    run_dir: Path
+    rates: Rates | None
+    assumed: list[str]
+    warnings: list[str]
+
+    @property
+    def disk_bytes(self) -> int:
+        """Largest amount at one time: all that is kept, and the one checkpoint more while it is written."""
+        return sum(p.disk.kept for p in self.phases) + max(p.disk.while_writing for p in self.phases)
+
+    @property
+    def seconds(self) -> float:
+        return sum(sum(p.seconds.values()) for p in self.phases)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        models = [
+            {
+                "role": role,
+                "name": s.name,
+                "config": s.origin,
+                "dtype": str(s.dtype).removeprefix("torch."),
+                "parameters": {**s.parameters, "total": s.total},
+            }
+            for role, s in [("student", self.student), *(("teacher", t) for t in self.teachers)]
+        ]
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "recipe": str(self.recipe_path),
+            "machine": dataclasses.asdict(self.machine),
+            "models": models,
+            "trained_parameters": self.trained_parameters,
+            "lengths_tokens": dataclasses.asdict(self.lengths),
+            "responses_memory_bytes": _usage(self.responses) if self.responses else None,
+            "phases": [
+                {
+                    "training_memory_bytes": _usage(p.training),
+                    "questions_per_device": p.questions_per_device,
+                    "passes": p.passes,
+                    "tokens": dataclasses.asdict(p.tokens),
+                    "flops": p.flops,
+                    "disk_bytes": dataclasses.asdict(p.disk),
+                    "seconds": p.seconds,
+                }
+                for p in self.phases
+            ],
+            "disk_bytes": self.disk_bytes,
+            "free_disk_bytes": self.free_disk_bytes,
+            "run_dir": str(self.run_dir),
+            "rates": dataclasses.asdict(self.rates) if self.rates else None,
+            "assumed": self.assumed,
+            "warnings": self.warnings,
+        }
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {"moment": usage.moment, "parts": usage.parts, "total": usage.total, "logits_alive": usage.logits_alive}
+
+
+def plan(recipe_path: Path, overrides: Sequence[str] = (), asked: Asked | None = None) -> Plan:
+    """Plan a recipe.
+
+    Raises:
+        UserError: the recipe is wrong, a config can't be had, the step can't be dealt out to so many processes, or a
+            rate is asked for that can't be measured.
+    """
+    asked = asked or Asked()
+    recipe = load(recipe_path, overrides)
+    if asked.sharding != "none" and (asked.gpus or 1) < 2:
+        raise UserError(f"--shard {asked.sharding} cuts models up over several GPUs; say how many with --gpus")
+    machine, assumed = _machine(asked), list[str]()
+    given = rates.read(asked.rate) if asked.rate else None
+    for phase in recipe.train.phases:  # refuses before anything takes time
+        questions_per_device(recipe, phase, machine.processes)
+    sources = [prompts.source_of(name, recipe_path) for name in (recipe.student, *recipe.teachers)]
+    configs, names = _configs(asked, recipe, sources), [recipe.student, *recipe.teachers]
+    shapes = [dataclasses.replace(shape(source, configs), name=name) for source, name in zip(sources, names)]
+    questions, said = _questions(recipe, recipe_path)
+    assumed += said
+    some = prompts.sample(questions, recipe.seed) if questions else []
+    built = [prompts.prompt(s, source, some, asked.prompt_tokens) for s, source in zip(shapes, sources)]
+    assumed += [f"prompts of {s.name}: {p.mean:,.0f} tokens ({p.source})" for s, p in zip(shapes, built)]
+    models = Models(shapes[0], shapes[1:], built[0], built[1:])
+    measured = rates.measure(recipe_path, overrides) if asked.measure else None
+    known = measured.rates if measured else given
+    group = recipe.responses.student + recipe.responses.teacher
+    most = recipe.responses.max_new_tokens
+    response, drawn, distinct = float(most), float(most), float(group)
+    if asked.response_tokens is not None:
+        response = drawn = asked.response_tokens
+        assumed.append(f"responses: {response:g} tokens on average (--response-tokens); memory: {most:,}, the most")
+    elif measured:
+        response, drawn, distinct = measured.response, measured.drawn, measured.distinct
+        assumed.append(f"responses: {drawn:.1f} tokens, {distinct:.1f} distinct of {group} a question, as measured")
+    else:
+        assumed.append(f"responses: {most:,} tokens, the most (--response-tokens for a mean), all distinct")
+    if recipe.mask.r_max == "auto":
+        assumed.append(f"mask.r_max auto: {memory.AUTO_R_MAX:g} until it is measured; measuring it is not counted")
+    lengths = Lengths(built[0].mean, tuple(p.mean for p in built[1:]), response, distinct, drawn)
+    distils = any(phase.objective != "labels" for phase in recipe.train.phases)
+    responses = memory.responses(models, recipe, machine) if distils else None
+    trained = step.trained_model(shapes[0], recipe)
+    everything = sum(p.numel() for p in trained.parameters())
+    learn = sum(p.numel() for p in trained.parameters() if p.requires_grad)
+    work = [tokens.Work.of(s, p.image) for s, p in zip(shapes, built)]
+    phases = []
+    for number, phase in enumerate(recipe.train.phases):
+        rows, passes = questions_per_device(recipe, phase, machine.processes)
+        labelled = [q for q in questions or [] if q.answer is not None]
+        pool = labelled if phase.objective == "labels" else questions
+        unlabelled = len(questions) - len(labelled) if questions else 0
+        counted = tokens.phase_tokens(recipe, number, phase, lengths, len(pool) if pool else None, unlabelled)
+        usage = memory.training(models, recipe, phase, machine, rows, passes)
+        taken = phase_disk(
+            recipe,
+            counted,
+            lengths,
+            weights=shapes[0].total,
+            trained=learn,
+            adapters=everything - shapes[0].total,
+            vocabulary=built[0].vocabulary,
+            tokenizer_bytes=_processor_bytes(sources[0]),
+        )
+        spent = rates.seconds(known, counted, response, recipe.data.held_out, machine.processes) if known else {}
+        flops = tokens.flops(recipe, phase, counted, lengths, work[0], work[1:])
+        phases.append(PhasePlan(counted, usage, rows, passes, flops, taken, spent))
+    run_dir = runs.folder_of(recipe, recipe_path)
+    made = Plan(
+        recipe_path=recipe_path,
+        machine=machine,
+        student=shapes[0],
+        teachers=shapes[1:],
+        trained_parameters=learn,
+        lengths=lengths,
+        responses=responses,
+        phases=phases,
+        free_disk_bytes=shutil.disk_usage(next(p for p in (run_dir, *run_dir.absolute().parents) if p.exists())).free,
+        run_dir=run_dir,
+        rates=known,
+        assumed=assumed,
+        warnings=[],
+    )
+    made.warnings.extend(cures.warnings(made, models, recipe))
+    return made
+
+
+def _machine(asked: Asked) -> Machine:
+    import psutil
+    import torch
+
+    gpu = bool(asked.gpus or asked.gpu_bytes or torch.cuda.is_available())
+    size = asked.gpu_bytes
+    if size is None and torch.cuda.is_available():
+        size = torch.cuda.get_device_properties(0).total_memory
+    if size is None:
+        size = 80 << 30 if gpu else psutil.virtual_memory().total
+    return Machine(asked.gpus or 1, asked.sharding, gpu, size)
+
+
+def _configs(asked: Asked, recipe: Recipe, sources: list[str]) -> dict[str, str]:
+    """`--config-of` by the name that the recipe has, or by the folder it stands for."""
+    names = dict(zip((recipe.student, *recipe.teachers), sources))
+    for name in asked.configs:
+        if name not in names and name not in sources:
+            raise UserError(f"--config-of {name}: the recipe has no such model; it has {', '.join(names)}")
+    return {names.get(name, name): config for name, config in asked.configs.items()}
+
+
+def _questions(recipe: Recipe, recipe_path: Path) -> tuple[list[Any] | None, list[str]]:
+    try:
+        return prompts.questions_of(recipe, recipe_path), []
+    except UserError:
+        missing = (
+            f"data: {recipe.data.train.source} can't be read here, so no question is taken to come twice in a stage"
+        )
+        return None, [missing]
+
+
+def _processor_bytes(source: str) -> int | None:
+    folder = Path(source)
+    if not (folder / "tokenizer.json").exists():
+        return None
+    return sum(f.stat().st_size for f in folder.iterdir() if f.suffix in (".json", ".jinja", ".txt"))
