@@ -1,9 +1,9 @@
 """Losses from hidden states and the output head, a few tokens at a time: never all logits at once.
 
 `[tokens, vocab]` in float32, and the five to ten tensors like it that a divergence and its gradient need, are what
-fills memory where vocabularies are large. Here a chunk's logits are made, its loss and the loss's gradient are taken, and the
-logits are dropped; hidden states and head get their gradients from the sum. Value and gradient are those of the plain
-computation.
+fills memory where vocabularies are large. Here a chunk's logits are made, its loss and the loss's gradient are taken,
+and the logits are dropped; hidden states and head get their gradients from the sum. Value and gradient are those of the
+plain computation.
 """
 
 import contextlib

@@ -77,7 +77,8 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        return sum(sum(p.seconds.values()) for p in self.phases)
+        """The start and all phases; 0 without a measured rate."""
+        return (self.rates.start_s if self.rates else 0.0) + sum(sum(p.seconds.values()) for p in self.phases)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -9,10 +9,12 @@ import copy
 import json
 import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from masters_edge.files import write_json
 from masters_edge.plan.tokens import PhaseTokens
 from masters_edge.recipe import Phase, Recipe, load
 
+CHECKED = 200  # images opened for the time that opening all takes
 STEPS = 12  # optimizer steps that are timed, the first of them left out
 PARTS = ("generate_student", "generate_teacher", "score", "train", "evaluate")
 
@@ -33,12 +36,14 @@ class Rates:
 
     `generate_student`, `generate_teacher`: response tokens; `score`: tokens of rows through student and teacher;
     `train`: tokens of the student's rows through a whole optimizer step, teacher and reference included; `evaluate`:
-    held-out questions per second, answered greedily.
+    held-out questions per second, answered greedily. `start_s`: seconds from the command to the first response, which
+    don't shrink with more processes: imports, reading and checking the data, loading student and teacher.
     """
 
     device: str
     tokens_per_second: dict[str, float]
     measured_on: str = ""
+    start_s: float = 0.0
 
     def save(self, path: Path) -> None:
         write_json(path, asdict(self))
@@ -52,7 +57,12 @@ def read(path: Path) -> Rates:
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        rates = Rates(str(values["device"]), dict(values["tokens_per_second"]), str(values.get("measured_on", "")))
+        rates = Rates(
+            str(values["device"]),
+            dict(values["tokens_per_second"]),
+            str(values.get("measured_on", "")),
+            float(values.get("start_s", 0)),
+        )
         known = {name: float(rates.tokens_per_second[name]) for name in PARTS if name in rates.tokens_per_second}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
@@ -61,7 +71,7 @@ def read(path: Path) -> Rates:
         ) from None
     if not known or any(rate <= 0 for rate in known.values()):
         raise UserError(f"{path}: tokens_per_second must hold numbers above 0 for some of {', '.join(PARTS)}")
-    return Rates(rates.device, known, rates.measured_on)
+    return replace(rates, tokens_per_second=known)
 
 
 def seconds(rates: Rates, counted: PhaseTokens, response: float, held_out: int, processes: int) -> dict[str, float]:
@@ -121,7 +131,9 @@ class _Calibration:
 
         self.recipe, self.folder, self.device = recipe, folder, processes.state().device
         self.source = checkpoint(recipe.student, recipe_path)
+        started = time.perf_counter()
         self.questions = read_questions(recipe, recipe_path)
+        self.start = _import_seconds() + time.perf_counter() - started + _check_seconds(self.questions)
         self.prompter = Prompter.load(self.source)
         # Which weights are masked doesn't change how long it takes, so norms and r_max need not be measured first.
         mask = recipe.mask.model_copy(update={"score": "magnitude"})
@@ -139,11 +151,18 @@ class _Calibration:
         pool = [q for q in self.questions.train if phase.objective != "labels" or q.answer is not None]
         if not pool:
             raise UserError("nothing can be measured: the recipe's data hold no question for its first phase")
+        started = time.perf_counter()
         student = load_model(self.source).float().to(self.device)
+        if phase.objective != "labels":
+            self.teachers.at(0, schedule.stages(self.recipe, phase, self.teachers.masks)[0].ratio)
+        self.start += time.perf_counter() - started
         visits = self._labels(phase, pool) if phase.objective == "labels" else self._responses(student, phase, pool)
         self._train(student, phase, visits)
         return Measured(
-            Rates(_device(), self.rates, time.strftime("%Y-%m-%d")), self.response, self.drawn, self.distinct
+            Rates(_device(), self.rates, time.strftime("%Y-%m-%d"), self.start),
+            self.response,
+            self.drawn,
+            self.distinct,
         )
 
     def _label_row(self, question: Question) -> dict[str, Any]:
@@ -199,7 +218,7 @@ class _Calibration:
         started, rows = time.perf_counter(), []
         per_batch = max(1, options.batch_size // (options.student + options.teacher))
         for start in range(0, len(asked), per_batch):
-            rows += generator._score(stage, teacher, asked[start : start + per_batch], drawn, {})
+            rows += generator.score(stage, teacher, asked[start : start + per_batch], drawn, {})
         spent = time.perf_counter() - started
         behind = 2 * sum(len(row.token_ids) - 1 for row in rows)
         prompts = sum(len(prompter(q)[0]) for q in asked for prompter in (self.prompter, of_teacher))
@@ -256,6 +275,25 @@ class _Calibration:
         tokens = sum(len(self.prompter(g.question)[0]) + sum(len(r["token_ids"]) - 1 for r in g.rows) for g in groups)
         spent = [after - before for before, after in zip(ends, ends[1:])]
         self.rates["train"] = tokens / len(spent) / statistics.median(spent)
+
+
+def _import_seconds() -> float:
+    """What a fresh process takes until it can work."""
+    started = time.perf_counter()
+    imports = "import masters_edge.responses.generate, masters_edge.training"
+    subprocess.run([sys.executable, "-c", imports], check=True, capture_output=True)
+    return time.perf_counter() - started
+
+
+def _check_seconds(questions: Any) -> float:
+    """Opening every image once, from how long some take."""
+    from masters_edge import data
+
+    every = {q.image_id: q for q in questions.train + questions.held_out + questions.unlabelled}
+    some = list(every.values())[:CHECKED]
+    started = time.perf_counter()
+    data.verify_images(some, lambda done, total: None)
+    return (time.perf_counter() - started) * len(every) / max(1, len(some))
 
 
 def _device() -> str:

@@ -159,7 +159,10 @@ def _time(plan: Plan) -> Iterator[Any]:
     spread = f", {plan.machine.processes} processes sharing the work evenly" if plan.machine.processes > 1 else ""
     day = f" on {plan.rates.measured_on}" if plan.rates.measured_on else ""
     yield table
-    yield Text(f"  from tokens per second measured on {plan.rates.device}{day}{spread}; loading is not counted")
+    start = f"{hours(plan.rates.start_s)} to start" if plan.rates.start_s else "the start not counted"
+    yield Text(
+        f"  {hours(plan.seconds)} in all, {start}; from tokens per second measured on {plan.rates.device}{day}{spread}"
+    )
 
 
 def hours(seconds: float) -> str:

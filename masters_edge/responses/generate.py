@@ -120,11 +120,11 @@ class Generator:
         per_batch = max(1, options.batch_size // (options.student + options.teacher))
         for start in range(0, len(questions), per_batch):
             some = questions[start : start + per_batch]
-            rows += self._score(stage, teacher, some, drawn, labels)
+            rows += self.score(stage, teacher, some, drawn, labels)
         return rows
 
     @torch.inference_mode()
-    def _score(
+    def score(
         self,
         stage: Stage,
         teacher: Any,
@@ -138,7 +138,7 @@ class Generator:
             for ids in dict.fromkeys(ids for ids, _ in drawn[question.id]):  # in order of appearance
                 owner.append(place)
                 distinct.append(list(ids))
-        hidden = []
+        hidden: list[torch.Tensor] = []
         for model, family, prompter in (
             (self.student, self.family, self.prompter),
             (teacher, self.teachers.family(stage.teacher), self.teachers.prompter(stage.teacher)),
@@ -146,7 +146,7 @@ class Generator:
             prompts, images = zip(*(prompter(question) for question in questions))
             batch = sequences.pack(prompts, images, distinct, owner, prompter.tokenizer.pad_token_id)
             hidden.append(sequences.response_hidden(model, family, batch))
-        scored = self._token_scores(*hidden, teacher, torch.tensor([token for ids in distinct for token in ids]))
+        scored = self._token_scores(hidden, teacher, torch.tensor([token for ids in distinct for token in ids]))
         divergence = sequences.response_means(scored["jsd"].double(), distinct).numpy()
         per_response = [
             {name: values[part].flatten().numpy() for name, values in scored.items()}
@@ -169,9 +169,11 @@ class Generator:
                     token_ids=distinct[s],
                     text=texts[s],
                     count=counts[tuple(distinct[s])],
-                    log_probs=per_response[s]["log_probs"],
+                    log_probs=per_response[s]["log_probs"].tolist(),
                     jsd=float(divergence[s]),
-                    **{name: per_response[s].get(name) for name in ("top_ids", "top_log_probs", "rest")},
+                    top_ids=per_response[s].get("top_ids"),
+                    top_log_probs=per_response[s].get("top_log_probs"),
+                    rest=per_response[s].get("rest"),
                     **self._reward_fields(question, texts[s], labels),
                 )
                 for s in members
@@ -180,12 +182,16 @@ class Generator:
         return rows
 
     def _token_scores(
-        self, student_hidden: torch.Tensor, teacher_hidden: torch.Tensor, teacher: Any, token_ids: torch.Tensor
+        self, hidden: list[torch.Tensor], teacher: Any, token_ids: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """What is known of each response token, on the CPU: JSD and log-probability `[tokens]`, and, where training
-        asks for no live teacher, the teacher's most likely tokens `[tokens, k]`."""
+        asks for no live teacher, the teacher's most likely tokens `[tokens, k]`.
+
+        `hidden`: the student's and the teacher's states, `[tokens, hidden]` each.
+        """
         train, vocabulary = self.recipe.train, len(self.prompter.tokenizer)
         found: dict[str, list[torch.Tensor]] = {}
+        student_hidden, teacher_hidden = hidden
         student_head, teacher_head = chunked.Head.of(self.student), chunked.Head.of(teacher)
         for part in chunked.chunks(len(token_ids), vocabulary):
             ours = chunked.chunk_logits(student_hidden[part], student_head, vocabulary)

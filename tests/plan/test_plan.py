@@ -180,6 +180,6 @@ def test_time_of_a_real_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     training = json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]
     expected = made.phases[0].seconds
     print(f"training {expected['train'] + expected['evaluate']:.1f} s, measured {training:.1f} s")
-    print(f"all {made.seconds:.1f} s, measured {spent:.1f} s, loading and checking included: {expected}")
+    print(f"all {made.seconds:.1f} s, measured {spent:.1f} s: {expected}, start {made.rates.start_s:.1f} s")
     assert expected["train"] + expected["evaluate"] == pytest.approx(training, rel=0.2)
-    assert made.seconds == pytest.approx(spent, rel=0.35)
+    assert made.seconds == pytest.approx(spent, rel=0.2)
