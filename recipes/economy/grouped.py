@@ -7,7 +7,6 @@ the loss over all logits at once. Grouped: what masters-edge trains with. Both c
 (JSD to the teacher, GRPO, KL to the reference) and the student's gradients.
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -102,15 +101,7 @@ def flops(way: Any) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", type=int, default=2)
-    parser.add_argument("--prompt", type=int, default=512, help="tokens")
-    parser.add_argument("--response", type=int, default=32, help="tokens")
-    parser.add_argument("--group", type=int, default=8, help="responses to a question")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
-    given = parser.parse_args()
+    given = shapes.step_sizes(__doc__)
     torch.set_num_threads(given.threads)
     sizes = (given.questions, given.prompt, given.response, given.group)
     counted = Step(*sizes, attention="eager")

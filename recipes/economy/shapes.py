@@ -3,9 +3,11 @@
 No processor is needed: a prompt is image placeholders and random text up to the length asked for.
 """
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -85,3 +87,16 @@ def side_by_side(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, 
             way()
             seconds[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def step_sizes(about: str | None) -> argparse.Namespace:
+    """What the command line says of a step: questions, prompt, response, group, repeats, threads, out."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--questions", type=int, default=2)
+    parser.add_argument("--prompt", type=int, default=512, help="tokens")
+    parser.add_argument("--response", type=int, default=32, help="tokens")
+    parser.add_argument("--group", type=int, default=8, help="responses to a question")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    return parser.parse_args()

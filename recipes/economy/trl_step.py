@@ -7,7 +7,6 @@ its generation would hand them over: a row for each response, with a copy of pro
 the same JSD from grouped rows, with the teacher live and with its 64 most likely tokens stored.
 """
 
-import argparse
 import json
 import tempfile
 import warnings
@@ -52,15 +51,7 @@ def trl(step: Live) -> tuple[object, dict[str, torch.Tensor]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", type=int, default=2)
-    parser.add_argument("--prompt", type=int, default=512, help="tokens")
-    parser.add_argument("--response", type=int, default=32, help="tokens")
-    parser.add_argument("--group", type=int, default=8, help="responses to a question")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
-    given = parser.parse_args()
+    given = shapes.step_sizes(__doc__)
     torch.set_num_threads(given.threads)
     step = Live(given.questions, given.prompt, given.response, given.group)
     step.remember(64)
