@@ -8,7 +8,6 @@ the loss over all logits at once. Grouped: what masters-edge trains with. Both c
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 import shapes
