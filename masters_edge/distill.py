@@ -285,7 +285,7 @@ class _Pass:
                 teachers=teachers,
                 reference=reference,
                 model=student,
-                args=training.arguments(recipe, phase, checkpoints, self.family.uses_all_weights),
+                args=training.arguments(recipe, phase, checkpoints),
                 train_dataset=training.Visits(visits, self._label_row),
                 data_collator=training.Collator(self.prompter, teachers),
                 callbacks=[reporter, training.MarkComplete()],

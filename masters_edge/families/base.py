@@ -19,8 +19,6 @@ class Family:
     """Image batching and the forward pass of one family of transformers models."""
 
     model_types: tuple[str, ...] = ()
-    uses_all_weights = True
-    """Whether every parameter has a part in the hidden states; where not, DDP has to look for those that have none."""
 
     def collate_images(self, images: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """Inputs of several images, one per row, as the model takes them; each is what the processor makes of one."""

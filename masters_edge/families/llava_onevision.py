@@ -15,7 +15,6 @@ class LlavaOnevision(Family):
     """`pixel_values` `[images, tiles, 3, side, side]`, the whole image first; `image_sizes` `[images, 2]`."""
 
     model_types = ("llava_onevision",)
-    uses_all_weights = False  # features are taken before the vision tower's last norm
 
     def collate_images(self, images: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """Missing tiles are zero, as the processor pads; the model leaves them out by `image_sizes`."""

@@ -153,11 +153,10 @@ def questions_per_device(recipe: Recipe, phase: Phase, count: int | None = None)
     return per_device * labels, whole // (per_device * count)
 
 
-def arguments(recipe: Recipe, phase: Phase, folder: Path, uses_all_weights: bool = True) -> TrainingArguments:
+def arguments(recipe: Recipe, phase: Phase, folder: Path) -> TrainingArguments:
     """The Trainer's settings: what the recipe says, its order of data, and none of its own output.
 
-    `folder` takes the checkpoints; trackers name the run after the two folders above it. `uses_all_weights`: whether
-    every weight that learns gets a gradient (`Family.uses_all_weights`); where not, DDP looks for those that don't.
+    `folder` takes the checkpoints; trackers name the run after the two folders above it.
     """
     train = recipe.train
     per_device, accumulated = questions_per_device(recipe, phase)
