@@ -98,10 +98,12 @@ def _folder(teacher: str) -> Path:
     hush()
     from huggingface_hub import snapshot_download
 
+    from masters_edge.families.loading import NOT_FETCHED, hub_reachable
+
     try:
-        return Path(snapshot_download(teacher, allow_patterns=_FROM_THE_HUB))
+        return Path(snapshot_download(teacher, allow_patterns=_FROM_THE_HUB, local_files_only=not hub_reachable()))
     except (OSError, ValueError) as error:  # huggingface_hub's own are of these
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0] if hub_reachable() else NOT_FETCHED
         raise UserError(
             f"there is no folder {teacher}, and as a hub id it can't be fetched: {first} "
             "(give a folder saved by transformers, or a hub id that this machine can reach)"

@@ -1,9 +1,13 @@
 """Load and compare checkpoints: hub ids or local folders, as a user has them."""
 
+import functools
 import hashlib
 import json
+import os
+import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from masters_edge.errors import UserError
 from masters_edge.quiet import hush, hush_transformers
@@ -50,11 +54,32 @@ def load_config(source: str) -> Any:
     return _load(AutoConfig, source)
 
 
+NOT_FETCHED = "the hub can't be reached from this machine, and it was not fetched before"
+
+
+@functools.cache
+def hub_reachable() -> bool:
+    """Whether the hub's name is known here; looking it up is quicker than huggingface_hub's five retries."""
+    from huggingface_hub import constants
+
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True  # the proxy looks names up
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        return False
+    return True
+
+
 def _load(auto_class: Any, source: str, **options: Any) -> Any:
+    if not Path(source).is_dir() and not hub_reachable():
+        options["local_files_only"] = True  # what was fetched before is still there
     try:
         return auto_class.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "local_files_only" in options:
+            first = NOT_FETCHED
         kind = "folder" if Path(source).is_dir() else "hub id"
         raise UserError(
             f"the checkpoint {source} ({kind}) can't be loaded: {first} "
