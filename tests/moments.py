@@ -38,7 +38,7 @@ def _say(owner: type, name: str, letter: str) -> None:
 
 _say(Generator, "labels", "g")
 _say(Generator, "_make", "g")
-_say(Generator, "_score", "s")
+_say(Generator, "score", "s")
 _say(Trainer, "training_step", "t")
 _say(Trainer, "_save_checkpoint", "w")
 _say(PhaseTrainer, "save_student", "w")
