@@ -44,7 +44,7 @@ def exact(
     answers, equal = [], 0
     for index, (reference, (image, question)) in enumerate(zip(references, samples)):
         backend = student.backend
-        features = backend.vision(reference.pixel_values, reference.pixel_attention_mask)
+        features = backend.vision(reference.vision_inputs)
         found = {
             "vision_encoder": (features, reference.features),
             "embed_tokens": (backend.embed(reference.input_ids), reference.token_embeds),
@@ -83,11 +83,12 @@ def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 def _logits(student: Student, reference: Any) -> np.ndarray:
     """Prefill of the whole prompt, then PyTorch's own answer fed token by token: float32 [1, tokens, vocab]."""
-    student.backend.start()
-    steps = [student.backend.forward(reference.embeds)]
-    for token in reference.answer[:-1]:
-        embeds = student.backend.embed(np.asarray([[token]], np.int64))
-        steps.append(student.backend.forward(embeds))
+    backend, prompt = student.backend, reference.input_ids.shape[1]
+    backend.start()
+    steps = [backend.forward(reference.embeds, reference.position_ids[..., :prompt])]
+    for place, token in enumerate(reference.answer[:-1], prompt):
+        embeds = backend.embed(np.asarray([[token]], np.int64))
+        steps.append(backend.forward(embeds, reference.position_ids[..., place : place + 1]))
     return np.concatenate(steps, axis=1)
 
 

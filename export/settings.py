@@ -26,7 +26,9 @@ def write_settings(student: LoadedStudent, folder: Path, dtype: str, external_da
 
     path = folder / "processor_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
-    write_json(path, {**settings, "processor_class": name, "image_seq_len": processor.image_seq_len})
+    length = getattr(processor, "image_seq_len", None)  # Idefics3 and SmolVLM; transformers.js asks for it
+    about = {"processor_class": name} | ({} if length is None else {"image_seq_len": length})
+    write_json(path, settings | about)
 
     browser: dict[str, Any] = {"dtype": dtype}
     if external_data:

@@ -1,8 +1,9 @@
 """The parts of a model family as exported programs: one file per family, found by what it says of itself.
 
-A family's module has `MODEL_TYPES` (values of `config.model_type`), `WEIGHTS` (part -> prefix of its parameters'
-names), `parts(student) -> list[Part]` and `Reference` (what PyTorch says, for the parity gate). The programs are
-captured once, with dynamic batch, sequence and past; every target lowers the same ones.
+A family's module has `MODEL_TYPES` (values of `config.model_type`), `WEIGHTS` (part of a quantization plan -> prefix
+of its parameters' names), `LAYERS` (graph -> where its layers lie in the student, so that a failing one can be named),
+`parts(student) -> list[Part]` and `Reference` (what PyTorch says, for the parity gate). The programs are captured
+once, with dynamic batch, sequence and past; every target lowers the same ones.
 """
 
 import importlib

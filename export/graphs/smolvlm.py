@@ -13,6 +13,7 @@ from torch import nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from masters_edge.export import reference
 from masters_edge.export.graphs import Part
 from masters_edge.export.student import LoadedStudent
 
@@ -20,9 +21,11 @@ MODEL_TYPES = ("smolvlm", "idefics3")
 WEIGHTS = {
     "vision": "model.vision_model.",
     "connector": "model.connector.",
+    "embeddings": "model.text_model.embed_tokens.",
     "decoder": "model.text_model.",
     "head": "lm_head.",
 }
+LAYERS = {"vision_encoder": "model.vision_model.encoder.layers", "decoder": "model.text_model.layers"}
 _DYNAMIC = torch.export.Dim.DYNAMIC
 
 
@@ -214,48 +217,16 @@ def _text_config(student: LoadedStudent) -> Any:
     return student.model.config.text_config
 
 
-class Reference:
-    """What PyTorch says about one image and one question, in float32, through transformers' own code.
+class Reference(reference.Reference):
+    """Of this family: pixels and the mask of what is picture in them."""
 
-    `input_ids` int64 [1, tokens]; `pixel_values`, `pixel_attention_mask` as the vision part takes them; `features`
-    float32 [frames, image_tokens, hidden]; `token_embeds` float32 [1, tokens, hidden], `embeds` the same with the
-    features in place; `answer` the greedy ids; `logits` float32 [1, tokens + len(answer) - 1, vocab].
-    """
-
-    def __init__(self, student: LoadedStudent, image: Any, question: str, max_new_tokens: int) -> None:
-        from transformers import GenerationConfig
-
-        model, processor = student.model, student.processor
-        content = [{"type": "image"}, {"type": "text", "text": question}]
-        text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        bos = processor.tokenizer.bos_token
-        special = not (bos is not None and text.startswith(bos))
-        inputs = processor(text=text, images=[image], return_tensors="pt", add_special_tokens=special)
-        ids, pixels = inputs["input_ids"], inputs["pixel_values"]
+    def see(self, inputs: Any) -> dict[str, torch.Tensor]:
+        pixels = inputs["pixel_values"]
         mask = inputs.get("pixel_attention_mask")
         if mask is None:
             mask = torch.ones(pixels.shape[0], pixels.shape[1], *pixels.shape[-2:])
-        own = model.generation_config
-        greedy = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=own.eos_token_id,
-            pad_token_id=own.pad_token_id,
-            bos_token_id=own.bos_token_id,
-            suppress_tokens=[model.config.image_token_id],  # as the runtime does: an answer holds no picture
-        )
-        seen = {"pixel_values": pixels, "pixel_attention_mask": mask.bool()}
-        with torch.no_grad():
-            whole = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **seen, generation_config=greedy)
-            features = torch.cat(model.get_image_features(**seen, return_dict=True).pooler_output)
-            embeds = model.get_input_embeddings()(ids)
-            places = (ids == model.config.image_token_id)[..., None]
-            logits = model(input_ids=whole[:, :-1], **seen).logits
-        self.input_ids = ids.numpy()
-        self.pixel_values = pixels.numpy()
-        self.pixel_attention_mask = mask.bool().numpy()
-        self.features = features.reshape(-1, processor.image_seq_len, features.shape[-1]).numpy()
-        self.token_embeds = embeds.numpy()
-        self.embeds = embeds.masked_scatter(places, features).numpy()
-        self.answer = whole[0, ids.shape[1] :].tolist()
-        self.logits = logits.numpy()
+        return {"pixel_values": pixels, "pixel_attention_mask": mask.bool()}
+
+    def look(self, model: Any, seen: dict[str, torch.Tensor]) -> torch.Tensor:
+        features = torch.cat(model.get_image_features(**seen, return_dict=True).pooler_output)
+        return features.flatten(0, -2)

@@ -18,7 +18,8 @@ from PIL import Image
 from masters_edge.errors import UserError
 from masters_edge.runtime import images
 from masters_edge.runtime.backends import Backend, open_backend
-from masters_edge.runtime.prompt import Prompt, read_json
+from masters_edge.runtime.families import open_family, read_json
+from masters_edge.runtime.prompt import Prompt
 from masters_edge.runtime.text import TextStream
 
 MAX_NEW_TOKENS = 128  # where neither the caller nor the student's generation settings say
@@ -46,24 +47,33 @@ class Answer:
 
 
 class Student:
-    """A loaded bundle. `backend` has the three parts, `prompt` the tokenizer; not safe to share between threads."""
+    """A loaded bundle, not safe to share between threads.
+
+    `backend` has the three parts, `family` what a picture becomes, `prompt` the template and the tokenizer. `exact`
+    asks the runtime for its most exact arithmetic, as the parity gate does, in place of the fast one that ships.
+    """
 
     def __init__(
-        self, folder: Path, graphs: dict[str, str], target: str, backend: str = "auto", threads: int | None = None
+        self,
+        folder: Path,
+        graphs: dict[str, str],
+        target: str,
+        backend: str = "auto",
+        threads: int | None = None,
+        exact: bool = False,
     ) -> None:
         self.folder = folder
         self.threads = free_threads() if threads is None else threads
         if self.threads < 1:
             raise UserError(f"threads is {threads}; it must be 1 or more")
         self.prompt = Prompt(folder)
-        self.image_settings = read_json(folder / "preprocessor_config.json")
         config, generation = read_json(folder / "config.json"), read_json(folder / "generation_config.json")
-        self.image_token_id = int(config["image_token_id"])
+        self.family = open_family(config["model_type"], folder)
         self.context = int(config["text_config"]["max_position_embeddings"])
         self.max_new_tokens = int(generation.get("max_new_tokens") or MAX_NEW_TOKENS)
         stop = generation.get("eos_token_id")
         self.stop_ids = frozenset(stop if isinstance(stop, list) else [] if stop is None else [stop])
-        self.backend: Backend = open_backend(backend, target, folder, graphs, self.threads)
+        self.backend: Backend = open_backend(backend, target, folder, graphs, self.threads, exact)
 
     @classmethod
     def load(
@@ -92,8 +102,8 @@ class Student:
         Raises UserError for an unreadable image, or a prompt longer than the student's context.
         """
         started = time.perf_counter()
-        frames = images.preprocess(images.open_image(image), self.image_settings)
-        ids = self.prompt.ids(question, frames.rows, frames.columns)
+        seen = self.family.look(images.open_image(image))
+        ids = self.prompt.ids(question, self.family.placeholder, self.family.image_text(seen))
         limit = self.max_new_tokens if max_new_tokens is None else max_new_tokens
         room = self.context - len(ids)
         if room < 1:
@@ -103,16 +113,17 @@ class Student:
         if limit < 1:
             raise UserError(f"max_new_tokens is {limit}; it must be 1 or more")
         seen_from = time.perf_counter()
-        features = self.backend.vision(frames.pixel_values, frames.pixel_attention_mask)
+        features = self.backend.vision(seen.inputs)
         prefill_from = time.perf_counter()
-        logits = self.prefill(ids, features)
-        token = self.best(logits)
+        positions, position = self.family.positions(np.asarray([ids], np.int64), seen)
+        token = self.best(self.prefill(ids, features, positions))
         first_at = time.perf_counter()
         token_ids, stream = [token], TextStream(self.prompt.tokenizer, on_text)
         stream.feed(token)
         decode_from = time.perf_counter()
         while token not in self.stop_ids and len(token_ids) < min(limit, room):
-            token = self.best(self.step(token))
+            token = self.best(self.step(token, np.full((*positions.shape[:-1], 1), position, np.int64)))
+            position += 1
             token_ids.append(token)
             stream.feed(token)
         ended = time.perf_counter()
@@ -133,26 +144,25 @@ class Student:
     def best(self, logits: np.ndarray) -> int:
         """The likeliest next token of float32 [vocab]; never an image placeholder, which has no picture behind it."""
         token = int(logits.argmax())
-        if token == self.image_token_id:
+        if token == self.family.image_token_id:
             logits = logits.copy()
             logits[token] = -np.inf
             token = int(logits.argmax())
         return token
 
-    def prefill(self, ids: list[int], features: np.ndarray) -> np.ndarray:
+    def prefill(self, ids: list[int], features: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Run the decoder over the whole prompt, image features in place; logits float32 [vocab] of its last token.
 
-        `features`: float32 [frames, image_tokens, hidden].
+        `features`: float32 [image tokens, width]; `positions`: int64 [1, tokens] or [3, 1, tokens].
         """
         embeds = self.merge(np.asarray([ids], np.int64), features)
         self.backend.start()
-        return self.backend.forward(embeds)[0, -1]
+        return self.backend.forward(embeds, positions)[0, -1]
 
     def merge(self, input_ids: np.ndarray, features: np.ndarray) -> np.ndarray:
-        """Embeddings float32 [1, tokens, hidden] of int64 [1, tokens], image placeholders replaced by the features."""
+        """Embeddings float32 [1, tokens, width] of int64 [1, tokens], image placeholders replaced by the features."""
         embeds = self.backend.embed(input_ids)
-        places = input_ids == self.image_token_id
-        features = features.reshape(-1, features.shape[-1])
+        places = input_ids == self.family.image_token_id
         if int(places.sum()) != len(features):
             raise UserError(
                 f"the prompt has {int(places.sum())} places for image features, the image makes {len(features)}; "
@@ -161,9 +171,9 @@ class Student:
         embeds[places] = features
         return embeds
 
-    def step(self, token: int) -> np.ndarray:
-        """One more token into the decoder; logits float32 [vocab] of the next."""
-        return self.backend.forward(self.backend.embed(np.asarray([[token]], np.int64)))[0, -1]
+    def step(self, token: int, position: np.ndarray) -> np.ndarray:
+        """One more token into the decoder, at int64 [1, 1] or [3, 1, 1]; logits float32 [vocab] of the next."""
+        return self.backend.forward(self.backend.embed(np.asarray([[token]], np.int64)), position)[0, -1]
 
 
 def free_threads() -> int:

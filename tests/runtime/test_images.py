@@ -8,6 +8,7 @@ from PIL import Image
 
 from masters_edge.errors import UserError
 from masters_edge.runtime import images
+from masters_edge.runtime.families.smolvlm import preprocess
 from tests import tiny
 
 SIZES = [(32, 32), (64, 48), (33, 77), (200, 31), (1, 1), (1, 90), (91, 2), (500, 333), (64, 65), (129, 128)]
@@ -24,13 +25,13 @@ def processor(family: str, **settings):
 
 
 def assert_equal(image: Image.Image, theirs) -> None:
-    ours = images.preprocess(image, theirs.to_dict())
+    ours = preprocess(image, theirs.to_dict())
     expected = theirs([[image]], return_tensors="np", return_row_col_info=True)
-    assert ours.pixel_values.dtype == np.float32
-    assert ours.pixel_attention_mask.dtype == bool
-    assert ours.pixel_values.shape == expected["pixel_values"].shape
-    assert np.abs(ours.pixel_values - expected["pixel_values"]).max() <= 1e-5
-    assert np.array_equal(ours.pixel_attention_mask, expected["pixel_attention_mask"])
+    assert ours.inputs["pixel_values"].dtype == np.float32
+    assert ours.inputs["pixel_attention_mask"].dtype == bool
+    assert ours.inputs["pixel_values"].shape == expected["pixel_values"].shape
+    assert np.abs(ours.inputs["pixel_values"] - expected["pixel_values"]).max() <= 1e-5
+    assert np.array_equal(ours.inputs["pixel_attention_mask"], expected["pixel_attention_mask"])
     assert [[ours.rows]] == expected["rows"]
     assert [[ours.columns]] == expected["cols"]
 

@@ -1,54 +1,22 @@
-"""Prompts equal those of transformers' processors, id by id; templates can't leave their sandbox."""
+"""Templates can't leave their sandbox, and what is wrong with a bundle's prompt files is named."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from masters_edge.errors import UserError
-from masters_edge.runtime import images
-from masters_edge.runtime.prompt import Prompt, read_json
+from masters_edge.runtime.prompt import Prompt
 from tests import tiny
-
-QUESTIONS = [
-    "what is in this image?",
-    "",
-    "  is there\na  triangle? ",
-    "où est l'été? 緑の円 🟢",
-    "<end_of_utterance> no",
-]
-
-
-@pytest.fixture(scope="module", params=["smolvlm", "smolvlm-split", "idefics3", "idefics3-split"])
-def student(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    family, _, split = request.param.partition("-")
-    return getattr(tiny, family)(tmp_path_factory.mktemp(request.param), splitting=bool(split))
-
-
-@pytest.mark.parametrize("size", [(32, 32), (70, 51), (20, 90)])
-def test_ids_equal_transformers(student: Path, size: tuple[int, int]) -> None:
-    from transformers import AutoProcessor
-
-    processor = AutoProcessor.from_pretrained(student)
-    prompt = Prompt(student)
-    image = tiny.picture(*size)
-    frames = images.preprocess(image, read_json(student / "processor_config.json")["image_processor"])
-    for question in QUESTIONS:
-        content = [{"type": "image"}, {"type": "text", "text": question}]
-        text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        expected = processor(text=text, images=[image])["input_ids"][0]
-        assert prompt.text(question) == text
-        assert prompt.ids(question, frames.rows, frames.columns) == list(expected)
-
-
-def test_the_placeholder_in_a_question_is_refused(student: Path) -> None:
-    with pytest.raises(UserError, match="<image>"):
-        Prompt(student).ids("what is <image>?", 0, 0)
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny.smolvlm(tmp_path / "student"), tmp_path / "copy"))
+    return tiny.smolvlm(tmp_path / "student")
+
+
+def test_the_placeholder_in_a_question_is_refused(copy: Path) -> None:
+    with pytest.raises(UserError, match="<image>"):
+        Prompt(copy).ids("what is <image>?", "<image>", "")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +31,7 @@ def copy(tmp_path: Path) -> Path:
 def test_a_template_that_misbehaves_is_one_sentence(copy: Path, template: str) -> None:
     (copy / "chat_template.jinja").write_text(template)
     with pytest.raises(UserError, match="refuses the question"):
-        Prompt(copy).ids("what?", 0, 0)
+        Prompt(copy).ids("what?", "<image>", "<image>")
 
 
 def test_what_templates_may_use(copy: Path) -> None:

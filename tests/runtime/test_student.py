@@ -46,9 +46,9 @@ def test_answers_equal_transformers(student: Student, size: tuple[int, int]) -> 
 
 def test_an_answer_never_holds_an_image_placeholder(student: Student) -> None:
     logits = np.zeros(352, np.float32)
-    logits[[7, student.image_token_id]] = 1.0, 2.0
+    logits[[7, student.family.image_token_id]] = 1.0, 2.0
     assert student.best(logits) == 7
-    assert logits[student.image_token_id] == 2.0
+    assert logits[student.family.image_token_id] == 2.0
 
 
 def test_timings_add_up(student: Student) -> None:

@@ -1,7 +1,8 @@
 """Runtimes a student can run on: one file per backend, found by its name. A new backend touches no other file.
 
 A backend's module says with `AVAILABLE_FOR` which bundle targets it runs and makes, with
-`open_backend(folder, graphs, threads)`, an object that follows `Backend`.
+`open_backend(folder, graphs, threads, exact)`, an object that follows `Backend`. `exact` asks for the
+most exact arithmetic the runtime has, False for the fast one that ships.
 """
 
 import importlib
@@ -20,17 +21,18 @@ class Backend(Protocol):
 
     name: str
 
-    def vision(self, pixel_values: np.ndarray, pixel_attention_mask: np.ndarray) -> np.ndarray:
-        """float32 [1, frames, 3, h, w], bool [1, frames, h, w] -> features float32 [frames, image_tokens, hidden]."""
+    def vision(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """The vision part's inputs by name -> features float32 [image tokens, width]."""
 
     def embed(self, input_ids: np.ndarray) -> np.ndarray:
-        """int64 [1, tokens] -> float32 [1, tokens, hidden]."""
+        """int64 [1, tokens] -> float32 [1, tokens, width]; a family may carry more than its hidden size."""
 
     def start(self) -> None:
         """Forget the KV cache."""
 
-    def forward(self, inputs_embeds: np.ndarray) -> np.ndarray:
-        """Next tokens' embeddings float32 [1, tokens, hidden] -> logits float32 [1, tokens, vocab]; the cache grows."""
+    def forward(self, inputs_embeds: np.ndarray, position_ids: np.ndarray) -> np.ndarray:
+        """The next tokens' float32 [1, tokens, width], int64 [1, tokens] or [3, 1, tokens] -> logits float32
+        [1, tokens, vocab]; the cache grows."""
 
 
 def names() -> list[str]:
@@ -38,7 +40,9 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
-def open_backend(name: str, target: str, folder: Path, graphs: dict[str, str], threads: int) -> Backend:
+def open_backend(
+    name: str, target: str, folder: Path, graphs: dict[str, str], threads: int, exact: bool = False
+) -> Backend:
     """Load the bundle's graphs. `auto` takes the first backend that is made for the target.
 
     Raises UserError for an unknown backend, or one that can't run this target.
@@ -49,5 +53,5 @@ def open_backend(name: str, target: str, folder: Path, graphs: dict[str, str], t
     for candidate in known if name == "auto" else [name]:
         module = importlib.import_module(f"{__name__}.{candidate}")
         if target in module.AVAILABLE_FOR:
-            return module.open_backend(folder, graphs, threads)
+            return module.open_backend(folder, graphs, threads, exact)
     raise UserError(f"a bundle for {target} can't run on backend {name!r}; use one of: auto, {', '.join(known)}")

@@ -7,11 +7,14 @@ import onnxruntime as ort
 
 from masters_edge.errors import UserError
 
-AVAILABLE_FOR = ("onnx",)
+AVAILABLE_FOR = ("onnx", "onnx_portable")
 
 
-def open_backend(folder: Path, graphs: dict[str, str], threads: int) -> "OnnxRuntime":
-    """Load the three graphs; `threads` is the number of threads inside one operator."""
+def open_backend(folder: Path, graphs: dict[str, str], threads: int, exact: bool = False) -> "OnnxRuntime":
+    """Load the three graphs; `threads` is the number of threads inside one operator.
+
+    How exact a quantized product is stands in the graph itself (`accuracy_level`), so `exact` changes nothing here.
+    """
     return OnnxRuntime(folder, graphs, threads)
 
 
@@ -38,9 +41,9 @@ class OnnxRuntime:
                 self._empty[item.name] = ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32))
         self.start()
 
-    def vision(self, pixel_values: np.ndarray, pixel_attention_mask: np.ndarray) -> np.ndarray:
-        feed = {"pixel_values": pixel_values, "pixel_attention_mask": pixel_attention_mask}
-        return self._vision.run(["image_features"], feed)[0]
+    def vision(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        features = self._vision.run(["image_features"], inputs)[0]
+        return features.reshape(-1, features.shape[-1])
 
     def embed(self, input_ids: np.ndarray) -> np.ndarray:
         return self._embed.run(["inputs_embeds"], {"input_ids": input_ids})[0]
@@ -49,12 +52,12 @@ class OnnxRuntime:
         self._cache = dict(self._empty)
         self._length = 0
 
-    def forward(self, inputs_embeds: np.ndarray) -> np.ndarray:
+    def forward(self, inputs_embeds: np.ndarray, position_ids: np.ndarray) -> np.ndarray:
         total = self._length + inputs_embeds.shape[1]
         feed = {
             "inputs_embeds": inputs_embeds,
             "attention_mask": np.ones((1, total), np.int64),
-            "position_ids": np.arange(self._length, total, dtype=np.int64)[None],
+            "position_ids": position_ids,
         }
         values = {name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(a)) for name, a in feed.items()}
         found = dict(zip(self._outputs, self._decoder.run_with_ort_values(self._outputs, {**values, **self._cache})))

@@ -1,0 +1,74 @@
+"""What a model family does to a picture and a prompt before the graphs run: one file each, found by model type.
+
+A family's module has `MODEL_TYPES` (values of `config.model_type`) and `open_family(folder) -> Family`. A new family
+touches no other file. Everything equals transformers' own processors, on numpy and Pillow alone.
+"""
+
+import importlib
+import json
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from masters_edge.errors import UserError
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One preprocessed picture: `inputs` are the vision part's, by name, with a batch of one where they have one."""
+
+    inputs: dict[str, np.ndarray]
+
+
+class Family(Protocol):
+    """`placeholder` is what the chat template writes in place of the picture; `image_token_id` is the id repeated for
+    each of its features once the prompt is expanded."""
+
+    placeholder: str
+    image_token_id: int
+
+    def look(self, image: Image.Image) -> Any:
+        """Preprocess: a `Seen`, or what the family derives from it."""
+
+    def image_text(self, seen: Any) -> str:
+        """What stands in the placeholder's place once expanded."""
+
+    def positions(self, input_ids: np.ndarray, seen: Any) -> tuple[np.ndarray, int]:
+        """position_ids of the prompt int64 [1, T] to int64 [1, T] or [3, 1, T], and the position that comes after it."""
+
+
+def open_family(model_type: str, folder: Path) -> Family:
+    """The family of a bundle's `config.json`; raises UserError that names those known."""
+    modules = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
+    for module in modules:
+        if model_type in module.MODEL_TYPES:
+            return module.open_family(folder)
+    known = ", ".join(sorted(name for module in modules for name in module.MODEL_TYPES))
+    raise UserError(f"{folder} holds a student of model_type {model_type!r}; this masters-edge answers with: {known}")
+
+
+def plain_positions(input_ids: np.ndarray) -> tuple[np.ndarray, int]:
+    """0, 1, 2 ...: the positions of families that count tokens."""
+    length = input_ids.shape[1]
+    return np.arange(length, dtype=np.int64)[None], length
+
+
+def special_tokens(tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
+    """`bos_token`, `image_token` and the like with their text, as templates and placeholders name them."""
+    found = dict(tokenizer_config.get("model_specific_special_tokens") or {})
+    found.update((k, v) for k, v in tokenizer_config.items() if k.endswith("_token"))
+    texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in found.items()}
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """One of the bundle's settings files."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read ({error}); copy or export the bundle again") from None
