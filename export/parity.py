@@ -32,40 +32,48 @@ def exact(
     samples: list[tuple[Any, str]],
     student: Student,
     on_sample: Callable[[int], None],
+    wrong_layer: Callable[[str], str | None] = lambda part: None,
     tolerance: float = TOLERANCE,
 ) -> Found:
     """Compare the exported student with PyTorch's `references` (one for each sample, in order).
 
-    Raises UserError that names the part past `tolerance`, or the sample whose greedy answer differs. An answer may
-    differ only where PyTorch's own choice is a tie within the error measured for that sample; then it counts as not
-    equal, but doesn't fail the export.
+    Raises UserError that names the part past `tolerance`, with the layer that `wrong_layer` finds in it, or the sample
+    whose greedy answer differs. An answer may differ only where PyTorch's own choice is a tie within the error measured
+    for that sample; then it counts as not equal, but doesn't fail the export.
     """
-    worst = {"vision_encoder": 0.0, "embed_tokens": 0.0, "decoder": 0.0}
+    worst: dict[str, float] = {}
     answers, equal = [], 0
     for index, (reference, (image, question)) in enumerate(zip(references, samples)):
-        backend = student.backend
-        features = backend.vision(reference.vision_inputs)
-        found = {
-            "vision_encoder": (features, reference.features),
-            "embed_tokens": (backend.embed(reference.input_ids), reference.token_embeds),
-            "decoder": (_logits(student, reference), reference.logits),
-        }
-        for part, (ours, theirs) in found.items():
-            worst[part] = max(worst[part], relative_error(ours, theirs))
-            if not worst[part] <= tolerance:
+        logits = _logits(student, reference)
+        for part, error in errors(reference, student, logits).items():
+            worst[part] = max(worst.get(part, 0.0), error)
+            if not error <= tolerance:
+                layer = wrong_layer(part)
+                where = f"{part} ({layer})" if layer else part
                 raise UserError(
-                    f"parity failed: {part} is off by {worst[part]:.1e} (relative) from PyTorch on sample {index + 1} "
+                    f"parity failed: {where} is off by {error:.1e} (relative) from PyTorch on sample {index + 1} "
                     f"({question!r}), the tolerance is {tolerance:.0e}; no bundle was written"
                 )
         answer = student.answer(image, question, max_new_tokens=MAX_NEW_TOKENS).token_ids
         if answer == reference.answer:
             equal += 1
         else:
-            _forgive_tie(answer, reference, found["decoder"][0], index, question)
+            _forgive_tie(answer, reference, logits, index, question)
         answers.append(reference.answer)
         on_sample(index + 1)
     figures = {part: PartParity(max_relative_error=error) for part, error in worst.items()}
-    return Found(ExactParity(**figures, equal_answers=equal / len(samples)), answers)
+    return Found(ExactParity(parts=figures, equal_answers=equal / len(samples)), answers)
+
+
+def errors(reference: Any, student: Student, logits: np.ndarray | None = None) -> dict[str, float]:
+    """Relative error of each graph; `logits` are the decoder's where they are known already."""
+    backend = student.backend
+    found = {
+        "vision_encoder": (backend.vision(reference.vision_inputs), reference.features),
+        "embed_tokens": (backend.embed(reference.input_ids), reference.token_embeds),
+        "decoder": (_logits(student, reference) if logits is None else logits, reference.logits),
+    }
+    return {part: relative_error(ours, theirs) for part, (ours, theirs) in found.items()}
 
 
 def equal_answers(answers: list[list[int]], samples: list[tuple[Any, str]], student: Student) -> float:

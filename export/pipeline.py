@@ -3,6 +3,7 @@
 import datetime
 import importlib.metadata
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -10,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 import masters_edge
 from masters_edge import bundle
 from masters_edge.errors import UserError
-from masters_edge.export import quantize as quantize_package
 from masters_edge.export import registry
 from masters_edge.export import targets as targets_package
-from masters_edge.export.student import load, read_config
+from masters_edge.export.quantize import plan as plans
+from masters_edge.export.quantize.plan import Plan
+from masters_edge.export.student import LoadedStudent, load, read_config
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Files of `quantize/` that are no scheme.
-_NOT_SCHEMES = {"record"}
-_EXTRA = "the export needs packages that are not installed ({}); run: pip install 'masters-edge[onnx]'"
+    from masters_edge.export.quantize.weights import Weights
+    from masters_edge.export.targets import Job
+
+Say = Callable[[str, float], None]
 
 
 def targets() -> list[str]:
@@ -29,64 +32,63 @@ def targets() -> list[str]:
 
 
 def schemes() -> list[str]:
-    """Quantization schemes, `fp32` among them."""
-    return [name for name in registry.names(quantize_package) if name not in _NOT_SCHEMES]
+    """Quantization schemes and presets, `fp32` among them."""
+    return plans.names()
 
 
 def export_student(
     student: Path,
     *,
     target: str,
-    scheme: str,
+    scheme: str | Plan,
     out: Path,
     samples: "list[tuple[Image, str]]",
-    on_progress: Callable[[str, float], None] | None = None,
+    method: str = "rtn",
+    on_progress: Say | None = None,
 ) -> bundle.Manifest:
     """Export a checkpoint folder to a bundle at `out`, proven against PyTorch on `samples` (image, question).
 
+    `scheme` is the name of a scheme or preset, or a whole plan; `method` says how its integers are chosen.
     `on_progress` hears what is being done and the share (0 to 1) of the whole. An older bundle at `out` is replaced
-    at the very end. Raises UserError for an unknown target or scheme, a missing student, a family that can't be
-    exported, a full disk, or parity past tolerance; then nothing is left behind.
+    at the very end. Raises UserError for an unknown target, scheme or method, a missing student, a family or scheme
+    that the target can't take, a full disk, or parity past tolerance; then nothing is left behind.
     """
     student, out = Path(student), Path(out)
     say = on_progress or (lambda stage, share: None)
-    for name, kind, known in ((target, "target", targets()), (scheme, "quantization scheme", schemes())):
-        registry.check(name, kind, known)
+    registry.check(target, "target", targets())
+    plan = scheme if isinstance(scheme, Plan) else plans.plan(scheme)
     read_config(student)
     if not samples:
         raise UserError("the export needs at least one sample (image, question) to prove parity with; none was given")
     bundle.refuse_foreign(out)
     fingerprint = bundle.fingerprint(student)
     say("loading the student", 0.0)
-    lowering, quantizing, graphs = _rooms(target, scheme)
+    lowering = _lowering(target)
+    _fits(target, lowering, plan)
+    from masters_edge.export import graphs, integers
+    from masters_edge.export.quantize import quantize
+    from masters_edge.export.targets import Job
+
     family = graphs.family(read_config(student)["model_type"])
     loaded = load(student)
+    refusal = getattr(lowering, "unsupported", lambda _: None)(loaded)
+    if refusal:
+        raise UserError(f"{refusal}; nothing was written")
 
     say("quantizing", 0.05)
-    quantized = quantizing.quantize(loaded.model, graphs.linears(loaded))
+    weights = quantize(loaded, plan, method, samples)
     with bundle.building(out) as folder:
-        parts = family.parts(loaded)
+        weights = _through_disk(weights, folder)
         say("exporting", 0.1)
-        files = lowering.write(
-            parts,
-            _through_disk(quantized.tensors, folder),
-            loaded,
-            scheme,
-            folder,
-            lambda done: say("exporting", 0.1 + 0.5 * done / len(parts)),
+        parts = family.parts(loaded)
+        job = Job(
+            loaded, weights, parts, folder, lambda done: say("exporting", 0.1 + 0.5 * min(1.0, done / len(parts)))
         )
-        from masters_edge.export import parity
-
-        runner = _runner(folder, files, target, lowering)
-        references = (family.Reference(loaded, image, text, parity.MAX_NEW_TOKENS) for image, text in samples)
-        step = 0.3 / len(samples)
-        found = parity.exact(references, samples, runner, lambda done: say("checking parity", 0.6 + step * done))
-        shipped = found.figures.equal_answers
-        del runner
-        if lowering.ship(folder, files):
-            say("checking what ships", 0.9)
-            shipped = parity.equal_answers(found.answers, samples, _runner(folder, files, target, lowering))
-        say("writing the manifest", 0.97)
+        files = lowering.write(job)
+        parity = _prove(lowering, family, job, files, target, samples, say)
+        say("checking integers", 0.96)
+        integers.check(lowering.integers(folder, files), weights.tensors)
+        say("writing the manifest", 0.98)
         manifest = bundle.write(
             folder,
             bundle.Manifest(
@@ -94,27 +96,73 @@ def export_student(
                 masters_edge=masters_edge.__version__,
                 model_type=loaded.model_type,
                 target=target,
-                scheme=scheme,
+                scheme=plan.name,
                 graphs=files,
                 student=bundle.Source(name=student.resolve().name, fingerprint=fingerprint),
                 quantization=bundle.Quantization(
-                    parts=quantized.parts, kept_float32=quantized.kept_float32, notes=quantized.notes
+                    schemes={part: scheme.name for part, scheme in plan.parts.items()},
+                    method=method,
+                    tied=weights.tied,
+                    parts=weights.parts,
+                    kept_float32=weights.kept_float32,
+                    notes=weights.notes,
                 ),
-                parity=bundle.Parity(
-                    samples=len(samples),
-                    tolerance=parity.TOLERANCE,
-                    exact=found.figures,
-                    shipped=bundle.ShippedParity(equal_answers=shipped),
-                ),
-                versions=_versions(lowering.VERSIONS, bool(quantized.tensors)),
+                parity=parity,
+                versions=_versions(lowering.VERSIONS, bool(weights.tensors)),
+                notes=list(getattr(lowering, "NOTES", ())),
             ),
         )
     say("done", 1.0)
     return manifest
 
 
-def _rooms(target: str, scheme: str) -> tuple[ModuleType, ModuleType, ModuleType]:
-    """The target's, the scheme's and the graphs' modules, which need torch and its neighbours."""
+def _prove(
+    lowering: ModuleType,
+    family: ModuleType,
+    job: "Job",
+    files: dict[str, str],
+    target: str,
+    samples: "list[tuple[Image, str]]",
+    say: Say,
+) -> bundle.Parity:
+    """The gate: exact settings first, then those that ship; raises UserError that names part and layer."""
+    from masters_edge.export import layers, parity
+
+    def wrong_layer(part: str) -> str | None:
+        """Words for the layer that makes `part` wrong on the first sample; None where the part has no layers."""
+        if part not in family.LAYERS:
+            return None
+
+        def measure(student: LoadedStudent, folder: Path) -> float:
+            short = replace(job, student=student, parts=family.parts(student), folder=folder, on_part=lambda _: None)
+            runner = _runner(folder, lowering.write(short), target, lowering, exact=True)
+            return parity.errors(family.Reference(student, *samples[0], 1), runner)[part]
+
+        say(f"looking for the layer that makes {part} wrong", 0.9)
+        return layers.first_wrong(job.student, family.LAYERS[part], measure, parity.TOLERANCE)
+
+    runner = _runner(job.folder, files, target, lowering, exact=True)
+    references = (family.Reference(job.student, image, text, parity.MAX_NEW_TOKENS) for image, text in samples)
+    step = 0.3 / len(samples)
+    found = parity.exact(
+        references, samples, runner, lambda done: say("checking parity", 0.6 + step * done), wrong_layer
+    )
+    shipped = found.figures.equal_answers
+    del runner
+    if lowering.ship(job, files) or getattr(lowering, "SHIPS_FASTER", False):
+        say("checking what ships", 0.9)
+        runner = _runner(job.folder, files, target, lowering, exact=False)
+        shipped = parity.equal_answers(found.answers, samples, runner)
+    return bundle.Parity(
+        samples=len(samples),
+        tolerance=parity.TOLERANCE,
+        exact=found.figures,
+        shipped=bundle.ShippedParity(equal_answers=shipped),
+    )
+
+
+def _lowering(target: str) -> ModuleType:
+    """The target's module, with torch and what else it needs."""
     from masters_edge.quiet import hush
 
     hush()
@@ -122,30 +170,44 @@ def _rooms(target: str, scheme: str) -> tuple[ModuleType, ModuleType, ModuleType
         import torch  # noqa: F401
 
         hush()  # torch's import gives its loggers levels of its own
-        from masters_edge.export import graphs
-
-        return registry.load(targets_package, target), registry.load(quantize_package, scheme), graphs
+        return registry.load(targets_package, target)
     except ModuleNotFoundError as error:
-        raise UserError(_EXTRA.format(error.name)) from None
+        from masters_edge.doctor import extra_with
+
+        extra = extra_with(error.name or "") or "onnx"
+        raise UserError(
+            f"exporting to {target} needs packages that are not installed ({error.name}); "
+            f"run: pip install 'masters-edge[{extra}]'"
+        ) from None
 
 
-def _through_disk(tensors: list, folder: Path) -> list:
-    """The records as a target reads them: written to and read from their file, which does not ship."""
-    from masters_edge.export.quantize import record
+def _fits(target: str, lowering: ModuleType, plan: Plan) -> None:
+    for part, scheme in plan.parts.items():
+        if scheme.name not in lowering.SCHEMES:
+            raise UserError(
+                f"{target} can't hold {scheme.name} weights (asked for {part}); use: {', '.join(lowering.SCHEMES)}"
+            )
 
-    if not tensors:
-        return []
+
+def _through_disk(weights: "Weights", folder: Path) -> "Weights":
+    """The weights as a target reads them: written to and read from their file, which does not ship."""
+    from masters_edge.export import quantize
+
     path = folder / "quantized.safetensors"
-    record.save(path, tensors)
-    read = record.load(path)
+    quantize.save(path, weights)
+    read = quantize.load(path)
     path.unlink()
     return read
 
 
-def _runner(folder: Path, files: dict[str, str], target: str, lowering: ModuleType) -> Any:
+def _runner(folder: Path, files: dict[str, str], target: str, lowering: ModuleType, exact: bool) -> Any:
+    """The exported student in the torch-free runtime, or in the target's own stand-in for one that can't run here."""
     from masters_edge.runtime import Student
+    from masters_edge.runtime.student import free_threads
 
-    return Student(folder, files, target, backend=lowering.BACKEND)
+    own = getattr(lowering, "open_backend", None)
+    backend = own(folder, files, free_threads(), exact) if own else lowering.BACKEND
+    return Student(folder, files, target, backend=backend, exact=exact)
 
 
 def _versions(libraries: tuple[str, ...], quantized: bool) -> dict[str, str]:

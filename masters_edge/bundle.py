@@ -18,7 +18,7 @@ from masters_edge.errors import UserError
 from masters_edge.files import whole_folder
 
 MANIFEST = "manifest.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # What a file manager may drop into a folder that was copied; says nothing about the bundle.
 _IGNORED = {".DS_Store", "Thumbs.db", "desktop.ini"}
 
@@ -43,8 +43,15 @@ class Source(_Model):
 
 
 class Quantization(_Model):
-    """What became of each part's weights, in words, and which linear layers stayed float32 and why."""
+    """What became of each part's weights: scheme by name, and in words; which layers stayed float32 and why.
 
+    `method` says how the integers were chosen (rtn: round to nearest). `tied`: "shared" where token embedding and head
+    are one weight, "split" where they were parted, "never" where the student has two.
+    """
+
+    schemes: dict[str, str]
+    method: str
+    tied: str
     parts: dict[str, str]
     kept_float32: list[str] = []
     notes: list[str] = []
@@ -57,11 +64,13 @@ class PartParity(_Model):
 
 
 class ExactParity(_Model):
-    """At exact arithmetic settings; `equal_answers` is the share (0 to 1) of greedy answers equal token by token."""
+    """At exact arithmetic settings.
 
-    vision_encoder: PartParity
-    embed_tokens: PartParity
-    decoder: PartParity
+    `parts` are the graphs (vision_encoder, embed_tokens, decoder), or what else of a runtime can be compared;
+    `equal_answers` is the share (0 to 1) of greedy answers equal token by token.
+    """
+
+    parts: dict[str, PartParity] = Field(min_length=1)
     equal_answers: float = Field(ge=0, le=1)
 
 
@@ -94,6 +103,7 @@ class Manifest(_Model):
     quantization: Quantization
     parity: Parity
     versions: dict[str, str] = Field(description="libraries the bundle was made with")
+    notes: list[str] = Field(default=[], description="what a reader must know, such as what was not run")
     files: list[File] = []
 
     @property

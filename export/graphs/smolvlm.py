@@ -5,16 +5,14 @@ Names, shapes and dimension names are those of transformers.js (CONTRACTS). The 
 `pixel_attention_mask` are not attended to.
 """
 
-import inspect
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from masters_edge.export import reference
 from masters_edge.export.graphs import Part
+from masters_edge.export.graphs._decoder import decoder_part, embed_part
 from masters_edge.export.student import LoadedStudent
 
 MODEL_TYPES = ("smolvlm", "idefics3")
@@ -26,12 +24,13 @@ WEIGHTS = {
     "head": "lm_head.",
 }
 LAYERS = {"vision_encoder": "model.vision_model.encoder.layers", "decoder": "model.text_model.layers"}
+_TEXT = "model.text_model"
 _DYNAMIC = torch.export.Dim.DYNAMIC
 
 
 def parts(student: LoadedStudent) -> list[Part]:
     """Vision encoder with connector, token embedding, decoder with head."""
-    return [_vision_part(student), _embed_part(student), _decoder_part(student)]
+    return [_vision_part(student), embed_part(student, _TEXT), decoder_part(student, _TEXT)]
 
 
 class VisionEncoder(nn.Module):
@@ -87,62 +86,6 @@ class VisionEncoder(nn.Module):
         return (coordinates.clamp(max=1.0 - 1e-6)[..., None] >= self.boundaries).sum(dim=-1)
 
 
-class Embed(nn.Module):
-    """input_ids int64 [batch, tokens] -> inputs_embeds float32 [batch, tokens, hidden]."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.embed_tokens = model.get_input_embeddings()
-
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        return self.embed_tokens(input_ids)
-
-
-class Decoder(nn.Module):
-    """Text model and head with the KV cache as plain inputs and outputs, key and value of each layer in turn.
-
-    inputs_embeds float32 [batch, tokens, hidden], attention_mask int64 [batch, past + tokens], position_ids int64
-    [batch, tokens], past: list of float32 [batch, kv_heads, past, head_size] -> logits float32 [batch, tokens,
-    vocab], then the same list grown by `tokens`.
-    """
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.text_model = model.model.text_model
-        self.lm_head = model.lm_head
-        parameters = inspect.signature(type(self.text_model).forward).parameters
-        self.cache_argument = "cache" if "cache" in parameters else "past_key_values"
-
-    def forward(
-        self,
-        inputs_embeds: torch.Tensor,
-        attention_mask: torch.Tensor,
-        position_ids: torch.Tensor,
-        past: list[torch.Tensor],
-    ) -> tuple[torch.Tensor, ...]:
-        cache = _cache(past)
-        output = self.text_model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            use_cache=True,
-            **{self.cache_argument: cache},
-        )
-        present = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]  # type: ignore[union-attr]
-        return (self.lm_head(output.last_hidden_state), *present)
-
-
-def _cache(past: list[torch.Tensor]) -> DynamicCache:
-    """A cache that starts with `past`, without the empty concatenation that transformers begins with."""
-    cache = DynamicCache()
-    for keys, values in zip(past[::2], past[1::2]):
-        layer = DynamicLayer()
-        layer.keys, layer.values = keys, values
-        layer.dtype, layer.device, layer.is_initialized = keys.dtype, keys.device, True  # type: ignore[attr-defined]
-        cache.layers.append(layer)
-    return cache
-
-
 def _vision_part(student: LoadedStudent) -> Part:
     side = student.processor.image_processor.max_image_size["longest_edge"]
     batch, images = 2, 3
@@ -160,56 +103,6 @@ def _vision_part(student: LoadedStudent) -> Part:
             "image_features": ["num_real_images", student.processor.image_seq_len, _text_config(student).hidden_size],
         },
         prefixes={"vision_model": "model.vision_model", "connector": "model.connector"},
-    )
-
-
-def _embed_part(student: LoadedStudent) -> Part:
-    return Part(
-        name="embed_tokens",
-        module=Embed(student.model),
-        example=(torch.ones(2, 7, dtype=torch.long),),
-        dynamic=({0: _DYNAMIC, 1: _DYNAMIC},),
-        inputs=["input_ids"],
-        outputs=["inputs_embeds"],
-        dimensions={
-            "input_ids": ["batch_size", "sequence_length"],
-            "inputs_embeds": ["batch_size", "sequence_length", _text_config(student).hidden_size],
-        },
-        prefixes={"embed_tokens": "model.text_model.embed_tokens"},
-    )
-
-
-def _decoder_part(student: LoadedStudent) -> Part:
-    config = _text_config(student)
-    heads = config.num_key_value_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    batch, tokens, past = 2, 3, 5
-    names = [f"{layer}.{which}" for layer in range(config.num_hidden_layers) for which in ("key", "value")]
-    mask = torch.ones(batch, past + tokens, dtype=torch.long)
-    # A slice of `positions` must be made contiguous, or its strides are baked into the program.
-    positions = torch.arange(past + tokens).repeat(batch, 1)[:, past:].contiguous()
-    steps: list[int | str] = ["batch_size", "sequence_length"]
-    return Part(
-        name="decoder",
-        module=Decoder(student.model),
-        example=(
-            torch.randn(batch, tokens, config.hidden_size),
-            mask,
-            positions,
-            [torch.randn(batch, heads, past, head_size) for _ in names],
-        ),
-        dynamic=({0: _DYNAMIC, 1: _DYNAMIC},) * 3 + ([{0: _DYNAMIC, 2: _DYNAMIC}] * len(names),),
-        inputs=["inputs_embeds", "attention_mask", "position_ids", *(f"past_key_values.{name}" for name in names)],
-        outputs=["logits", *(f"present.{name}" for name in names)],
-        dimensions={
-            "inputs_embeds": [*steps, config.hidden_size],
-            "attention_mask": ["batch_size", "total_sequence_length"],
-            "position_ids": steps,
-            "logits": [*steps, config.vocab_size],
-            **{f"past_key_values.{name}": ["batch_size", heads, "past_sequence_length", head_size] for name in names},
-            **{f"present.{name}": ["batch_size", heads, "total_sequence_length", head_size] for name in names},
-        },
-        prefixes={"text_model": "model.text_model"},
     )
 
 

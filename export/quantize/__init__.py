@@ -1,20 +1,38 @@
-"""Quantization schemes, one file each, and the neutral integer record that every target lowers.
+"""Quantize once, by torchao, into a neutral integer record that every target lowers.
 
-A scheme's module makes `quantize(model, weights) -> Quantized`: it replaces the weights of the model by what the
-integers mean in float32, so that PyTorch and every exported graph compute with the very same numbers.
-`weights` maps the parts of the family (vision, connector, decoder, head) to the linear layers in each.
+`schemes.py` (number formats), `plan.py` (which part gets which), `weights.py` (do it: `quantize`, and its file),
+`record.py` (one tensor's integers), `methods.py` (how integers are chosen). Schemes and plans are light
+to import; `quantize`, `save` and `load` need torch and torchao.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from masters_edge.export.quantize.record import QuantizedTensor
+if TYPE_CHECKING:
+    from masters_edge.export.quantize.plan import Plan
+    from masters_edge.export.quantize.weights import Weights
+    from masters_edge.export.student import LoadedStudent
 
 
-@dataclass
-class Quantized:
-    """The records, and for the manifest: what each part became, which layers stayed float32 and why, remarks."""
+def quantize(
+    student: "LoadedStudent", plan: "Plan", method: str = "rtn", samples: Sequence[Any] | None = None
+) -> "Weights":
+    """See `weights.quantize`."""
+    from masters_edge.export.quantize import weights
 
-    tensors: list[QuantizedTensor]
-    parts: dict[str, str]
-    kept_float32: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    return weights.quantize(student, plan, method, samples)
+
+
+def save(path: Path, found: "Weights") -> None:
+    """See `weights.save`."""
+    from masters_edge.export.quantize import weights
+
+    weights.save(path, found)
+
+
+def load(path: Path) -> "Weights":
+    """See `weights.load`."""
+    from masters_edge.export.quantize import weights
+
+    return weights.load(path)

@@ -13,7 +13,7 @@ import numpy as np
 
 from masters_edge.errors import UserError
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 _ARRAYS = ("integers", "scales", "zero_points")
 
 
@@ -22,7 +22,8 @@ class QuantizedTensor:
     """weight ~ (integers - zero_points) * scales, each scale and zero point shared by `group_size` values along `axis`.
 
     `name` is the parameter's name in the student. `integers` int8 [out, in], each within `bits` bits, signed;
-    `scales` float32 [out, in / group_size]; `zero_points` int8 [out, in / group_size].
+    `scales` float16 [out, in / group_size], so that no target has to round them; `zero_points` int8
+    [out, in / group_size]. One scale per output channel is a group of all input features.
     """
 
     name: str
@@ -38,33 +39,40 @@ class QuantizedTensor:
         grouped = (out, inside // self.group_size)
         if self.axis != 1 or inside % self.group_size or {self.scales.shape, self.zero_points.shape} != {grouped}:
             raise ValueError(f"{self.name}: {self.integers.shape} integers don't fit {self.scales.shape} scales")
+        if self.integers.dtype != np.int8 or self.zero_points.dtype != np.int8 or self.scales.dtype != np.float16:
+            raise ValueError(f"{self.name}: expected int8 integers and zero points, float16 scales")
         low, high = -(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1
         if self.integers.min() < low or self.integers.max() > high:
             raise ValueError(f"{self.name}: integers outside {low} to {high}")
 
     def dequantize(self) -> np.ndarray:
-        """float32 [out, in]."""
+        """float32 [out, in], the same bits as torchao's own dequantization."""
         out, inside = self.integers.shape
         grouped = self.integers.reshape(out, -1, self.group_size).astype(np.float32)
-        values = (grouped - self.zero_points[..., None].astype(np.float32)) * self.scales[..., None]
-        return values.reshape(out, inside)
+        zeros, scales = self.zero_points.astype(np.float32), self.scales.astype(np.float32)
+        return ((grouped - zeros[..., None]) * scales[..., None]).reshape(out, inside)
 
 
-def save(path: Path, tensors: Iterable[QuantizedTensor]) -> None:
-    """Write the records to one safetensors file."""
+def save(path: Path, tensors: Iterable[QuantizedTensor], about: dict[str, str] | None = None) -> None:
+    """Write the records to one safetensors file, with `about` added to its metadata."""
     arrays: dict[str, np.ndarray] = {}
-    about = {}
+    layout = {}
     for tensor in tensors:
         for field in _ARRAYS:
             arrays[f"{tensor.name}.{field}"] = np.ascontiguousarray(getattr(tensor, field))
-        about[tensor.name] = {"bits": tensor.bits, "group_size": tensor.group_size, "axis": tensor.axis}
+        layout[tensor.name] = {"bits": tensor.bits, "group_size": tensor.group_size, "axis": tensor.axis}
     from safetensors.numpy import save_file
 
-    save_file(arrays, path, {"schema_version": SCHEMA_VERSION, "tensors": json.dumps(about)})
+    save_file(arrays, path, {**(about or {}), "schema_version": SCHEMA_VERSION, "tensors": json.dumps(layout)})
 
 
 def load(path: Path) -> list[QuantizedTensor]:
-    """Read what `save` wrote; raises UserError for another schema version or a broken file."""
+    """Read the records that `save` wrote; raises UserError for another schema version or a broken file."""
+    return read(path)[0]
+
+
+def read(path: Path) -> tuple[list[QuantizedTensor], dict[str, str]]:
+    """The records, and the file's metadata; raises UserError as `load` does."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -76,9 +84,9 @@ def load(path: Path) -> list[QuantizedTensor]:
                     f"{path} has schema version {found}, this masters-edge reads {SCHEMA_VERSION}; quantize again"
                 )
             tensors = []
-            for name, about in json.loads(metadata["tensors"]).items():
+            for name, layout in json.loads(metadata["tensors"]).items():
                 arrays = {field: file.get_tensor(f"{name}.{field}") for field in _ARRAYS}
-                tensors.append(QuantizedTensor(name, **arrays, **about))
-            return tensors
+                tensors.append(QuantizedTensor(name, **arrays, **layout))
+            return tensors, metadata
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"{path} can't be read ({error}); quantize the student again") from None

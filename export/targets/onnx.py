@@ -1,190 +1,124 @@
-"""ONNX files named and shaped as transformers.js expects them, int4 weights as com.microsoft MatMulNBits.
+"""ONNX files named and shaped as transformers.js expects them, int4 and int8 weights as com.microsoft MatMulNBits.
 
-The exporter names each initializer after its parameter, so a weight's record is found by name. Lowering happens on
-the graph as it comes, before any optimizer can merge or rename a weight; then the optimizer runs.
+MatMulNBits knows blocks of 16 to 256 values. int8 has one scale per output channel, so that scale is repeated for each
+block: the integers and their values stay the same. A bundle's name in transformers.js (fp32, fp16, q8, q4), and what
+its files end with, follow the decoder's scheme.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-import torch
 
-from masters_edge.export.graphs import Part
+from masters_edge.export import onnx_graphs
+from masters_edge.export.onnx_graphs import Editor
 from masters_edge.export.quantize.record import QuantizedTensor
-from masters_edge.export.settings import write_settings
-from masters_edge.export.student import LoadedStudent
+from masters_edge.export.quantize.schemes import SCHEMES as ALL_SCHEMES
+from masters_edge.export.targets import Job
 
 BACKEND = "onnxruntime"
 VERSIONS = ("onnx", "onnxscript", "onnxruntime")
+SCHEMES = tuple(ALL_SCHEMES)
 OPSET = 20
-STEMS = {"vision_encoder": "vision_encoder", "embed_tokens": "embed_tokens", "decoder": "decoder_model_merged"}
-# transformers.js: the name of a scheme, and what its files end with.
-DTYPES = {"fp32": ("fp32", ""), "int4": ("q4", "_q4")}
-# Protobuf ends at 2 GiB; a graph with more weights than this keeps them in a file beside it.
-EXTERNAL_FROM = 1 << 30
 # MatMulNBits: 1 multiplies in float32, 4 quantizes the activations to int8 and is faster.
 EXACT, FAST = 1, 4
+_LARGEST_BLOCK, _USUAL_BLOCK = 128, 32
 
 
-def write(
-    parts: list[Part],
-    tensors: list[QuantizedTensor],
-    student: LoadedStudent,
-    scheme: str,
-    folder: Path,
-    on_part: Callable[[int], None],
-) -> dict[str, str]:
+def write(job: Job) -> dict[str, str]:
     """One ONNX file per part under `onnx/`, and the settings around them. Returns part -> file."""
-    dtype, suffix = DTYPES[scheme]
-    (folder / "onnx").mkdir()
-    graphs, external = {}, []
-    records = {tensor.name: tensor for tensor in tensors}
-    for index, part in enumerate(parts):
-        model = lower(part, records)
-        stem = STEMS[part.name]
-        graphs[part.name] = f"onnx/{stem}{suffix}.onnx"
-        weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
-        path = folder / graphs[part.name]
-        if weights > EXTERNAL_FROM:
-            external.append(stem)
-            ir.save(model, path, external_data=f"{path.name}_data", size_threshold_bytes=1024)
-        else:
-            ir.save(model, path)
-        on_part(index + 1)
-    write_settings(student, folder, dtype, external)
-    return graphs
+    return onnx_graphs.write(job, OPSET, _product)
 
 
-def ship(folder: Path, graphs: dict[str, str]) -> bool:
+def ship(job: Job, graphs: dict[str, str]) -> bool:
     """Let MatMulNBits use its fast kernels; weights are not touched. False where no graph has one."""
     changed = False
     for name in graphs.values():
-        model = onnx.load(folder / name, load_external_data=False)
+        model = onnx.load(job.folder / name, load_external_data=False)
         levels = [a for node in model.graph.node for a in node.attribute if a.name == "accuracy_level"]
         for level in levels:
             level.i = FAST
         if levels:
-            onnx.save(model, folder / name)
+            onnx.save(model, job.folder / name)
             changed = True
     return changed
 
 
-def lower(part: Part, records: dict[str, QuantizedTensor]) -> ir.Model:
-    """One part as an ONNX model: captured, integers in place, optimized, inputs and outputs named."""
-    program = torch.onnx.export(
-        part.capture(),
-        part.example,
-        input_names=part.inputs,
-        output_names=part.outputs,
-        opset_version=OPSET,
-        dynamo=True,
-        optimize=False,
-        verbose=False,
-    )
-    if program is None:
-        raise RuntimeError(f"torch.onnx.export gave nothing for {part.name}")
-    model = program.model
-    for name, value in list(model.graph.initializers.items()):
-        record = records.get(part.student_name(name))
-        if record is not None:
-            _lower_weight(model.graph, value, record)
-    program.optimize()
-    _name_dimensions(model, part.dimensions)
-    _forget_origins(model)
-    return model
+def integers(folder: Path, graphs: dict[str, str]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Quantized weights of the finished files: parameter name, int8 [out, in], float32 scales [out, groups]."""
+    for file in graphs.values():
+        model, arrays = onnx_graphs.initializers(folder / file)
+        for node in model.graph.node:
+            if node.op_type == "MatMulNBits":
+                about = {a.name: a.i for a in node.attribute}
+                packed, scales = arrays[node.input[1]], arrays[node.input[2]].reshape(about["N"], -1)
+                found = unpack(packed, about["bits"])[:, : about["K"]]
+                if about["bits"] == 8 and (scales == scales[:, :1]).all():
+                    scales = scales[:, :1]  # one scale per channel, repeated for the blocks
+                yield node.input[1].removesuffix(".integers"), found, scales
+        table = onnx_graphs.embedding_integers(model, arrays)
+        if table is not None:
+            yield table
 
 
 def pack(record: QuantizedTensor) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """MatMulNBits' inputs: weights uint8 [out, groups, group_size / 2], scales float32 [out * groups], zero points.
+    """MatMulNBits' inputs: weights uint8 [out, blocks, bytes], scales float32 [out * blocks], zero points.
 
-    Two unsigned values a byte, the earlier one in the low half. Zero points are uint8 [out * ceil(groups / 2)], or
-    None where all are zero, which is the operator's default (8 as unsigned).
+    Values are unsigned; 4 bits are two a byte, the earlier one in the low half. A last block that the input features
+    don't fill ends in zeros. Zero points are packed alike, or None where all are zero, which is the operator's default
+    (the middle of the range).
     """
-    if record.bits != 4:
-        raise ValueError(f"{record.name}: {record.bits} bits; only 4 are packed here")
-    out, _ = record.integers.shape
-    unsigned = (record.integers.astype(np.int16) + 8).astype(np.uint8).reshape(out, -1, record.group_size)
-    weights = unsigned[..., 0::2] | (unsigned[..., 1::2] << 4)
-    scales = record.scales.astype(np.float32).reshape(-1)
-    if not record.zero_points.any():
-        return weights, scales, None
-    zeros = (record.zero_points.astype(np.int16) + 8).astype(np.uint8)
-    if zeros.shape[1] % 2:
-        zeros = np.pad(zeros, ((0, 0), (0, 1)))
-    return weights, scales, (zeros[:, 0::2] | (zeros[:, 1::2] << 4)).reshape(-1)
+    if record.bits not in (4, 8):
+        raise ValueError(f"{record.name}: {record.bits} bits; only 4 and 8 are packed here")
+    size, middle = block_size(record), 1 << (record.bits - 1)
+    out, inside = record.integers.shape
+    blocks = -(-inside // size)
+    values = np.pad(record.integers.astype(np.int16), ((0, 0), (0, blocks * size - inside)))
+    weights = (values + middle).astype(np.uint8).reshape(out, blocks, size)
+    groups = np.arange(blocks) * size // record.group_size
+    scales = record.scales[:, groups].astype(np.float32).reshape(-1)
+    zeros = (record.zero_points[:, groups].astype(np.int16) + middle).astype(np.uint8)
+    if record.bits == 4:
+        weights = onnx_graphs.pack(weights)
+        zeros = onnx_graphs.pack(np.pad(zeros, ((0, 0), (0, blocks % 2))))
+    return weights, scales, zeros.reshape(-1) if record.zero_points.any() else None
 
 
-def unpack(weights: np.ndarray) -> np.ndarray:
-    """The reverse of `pack` for the weights: int8 [out, groups * group_size]."""
-    unsigned = np.stack([weights & 15, weights >> 4], axis=-1).reshape(weights.shape[0], -1)
-    return (unsigned.astype(np.int16) - 8).astype(np.int8)
+def unpack(weights: np.ndarray, bits: int) -> np.ndarray:
+    """The reverse of `pack` for the weights: int8 [out, blocks * block size]."""
+    unsigned = onnx_graphs.unpack(weights) if bits == 4 else weights
+    return onnx_graphs.signed(unsigned, bits).reshape(len(weights), -1)
 
 
-def _lower_weight(graph: ir.Graph, weight: ir.Value, record: QuantizedTensor) -> None:
-    """Replace Transpose(weight) -> MatMul by MatMulNBits with the record's integers, whose name says whose they are."""
+def block_size(record: QuantizedTensor) -> int:
+    """Values in one block: the record's group, or for a scale per channel the largest power of two that fits.
+
+    Where none from 16 on divides the input features, blocks of 32 are filled up at the end.
+    """
+    inside = record.integers.shape[1]
+    if record.group_size < inside or (record.group_size & (record.group_size - 1) == 0 and 16 <= inside <= 256):
+        if record.group_size not in (16, 32, 64, 128, 256):
+            raise ValueError(f"{record.name}: MatMulNBits has no blocks of {record.group_size}")
+        return record.group_size
+    largest = min(inside & -inside, _LARGEST_BLOCK)
+    return largest if largest >= 16 else _USUAL_BLOCK
+
+
+def _product(editor: Editor, x: ir.Value, record: QuantizedTensor) -> ir.Value:
+    """x times the transposed weight. Names of the integers say whose they are."""
     out, inside = record.integers.shape
     arrays = dict(zip(("integers", "scales", "zero_points"), pack(record)))
-    inputs = []
-    for field, array in arrays.items():
-        if array is not None:
-            tensor = ir.tensor(array, name=f"{record.name}.{field}")
-            value = ir.Value(
-                name=tensor.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-            )
-            graph.register_initializer(value)
-            inputs.append(value)
-    for transpose in [use.node for use in weight.uses()]:
-        products = [use.node for use in transpose.outputs[0].uses()]
-        if transpose.op_type != "Transpose" or any(node.op_type != "MatMul" for node in products):
-            raise RuntimeError(f"{record.name} feeds {transpose.op_type}; expected Transpose and MatMul")
-        for product in products:
-            attributes = dict(K=inside, N=out, bits=record.bits, block_size=record.group_size, accuracy_level=EXACT)
-            node = ir.node(
-                "MatMulNBits", [product.inputs[0], *inputs], attributes=attributes, domain="com.microsoft", version=1
-            )
-            graph.insert_before(product, node)
-            _take_place(graph, product.outputs[0], node.outputs[0])
-            graph.remove(product, safe=True)
-        graph.remove(transpose, safe=True)
-    graph.initializers.pop(str(weight.name))
-    graph.opset_imports["com.microsoft"] = 1
-
-
-def _take_place(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
-    """Everything that read `old` reads `new`, which takes its name, shape and type."""
-    name = old.name
-    new.shape, new.type = old.shape, old.type
-    for index, output in enumerate(graph.outputs):
-        if output is old:
-            graph.outputs[index] = new
-    ir.convenience.replace_all_uses_with(old, new)
-    old.name = f"{name}.before"
-    new.name = name
-
-
-def _name_dimensions(model: ir.Model, dimensions: dict[str, list[int | str]]) -> None:
-    """Give inputs and outputs their dimension names; what lies between is inferred by the runtime."""
-    ends = [*model.graph.inputs, *model.graph.outputs]
-    for value in ends:
-        value.shape = ir.Shape(dimensions[str(value.name)])
-    known = {id(value) for value in ends}
-    for node in model.graph:
-        for output in node.outputs:
-            if id(output) not in known:
-                output.shape = output.type = None
-
-
-def _forget_origins(model: ir.Model) -> None:
-    """Drop stack traces and paths of the machine that exported; in a small model they outweigh the weights."""
-    model.metadata_props.clear()
-    model.graph.metadata_props.clear()
-    for node in model.graph.all_nodes():
-        node.metadata_props.clear()
-        node.doc_string = None
-        for value in node.outputs:
-            value.metadata_props.clear()
-    for value in [*model.graph.inputs, *model.graph.initializers.values()]:
-        value.metadata_props.clear()
+    inputs = [editor.weight(f"{record.name}.{field}", array) for field, array in arrays.items() if array is not None]
+    return editor.node(
+        "MatMulNBits",
+        x,
+        *inputs,
+        domain="com.microsoft",
+        K=inside,
+        N=out,
+        bits=record.bits,
+        block_size=block_size(record),
+        accuracy_level=EXACT,
+    )

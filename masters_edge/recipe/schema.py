@@ -225,11 +225,72 @@ class Train(Section):
         return self
 
 
+class Mixed(Section):
+    """One scheme or preset with exceptions: other schemes for some parts of the student."""
+
+    scheme: str
+    """Scheme or preset for all parts that have none of their own here."""
+    vision: str | None = None
+    """Scheme of the vision tower's linear layers."""
+    connector: str | None = None
+    """Scheme of the layers between vision tower and language model."""
+    embeddings: str | None = None
+    """Scheme of the token embedding; a plain int4 or int8 leaves it float32."""
+    decoder: str | None = None
+    """Scheme of the language model's linear layers."""
+    head: str | None = None
+    """Scheme of the output head."""
+    tied: Literal["shared", "split"] | None = None
+    """Whether a head that shares its weight with the embedding stays one with it; none for one where both have the
+    same scheme."""
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """The exceptions, by part."""
+        named = {part: getattr(self, part) for part in ("vision", "connector", "embeddings", "decoder", "head")}
+        return {part: scheme for part, scheme in named.items() if scheme is not None}
+
+    @property
+    def name(self) -> str:
+        """The plan's name, as in the bundle's folder."""
+        from masters_edge.export.quantize import plan
+
+        return plan.plan(self.scheme, self.parts, self.tied).name
+
+    @model_validator(mode="after")
+    def _a_plan(self) -> "Mixed":
+        from masters_edge.errors import UserError
+
+        try:
+            assert self.name
+        except UserError as error:
+            raise ValueError(f"quantize.schemes: {error}") from None
+        return self
+
+
+class Qat(Section):
+    """Quantization-aware training: the last steps see the student's weights as `export` rounds them."""
+
+    scheme: Mixed | str = "int4"
+    """Scheme or preset that the weights are rounded by, as in `schemes`; parts that it makes float16 stay float32."""
+    share: float = Field(default=0.2, gt=0, le=1)
+    """Share of the last phase's steps, at its end."""
+
+    def plain_steps(self, steps: int) -> int:
+        """How many of the last phase's steps come before them."""
+        return steps - max(1, round(self.share * steps))
+
+
 class Quantize(Section):
     """Number formats that `export` writes."""
 
-    schemes: list[str] = Field(default_factory=lambda: ["fp32", "int4"], min_length=1)
-    """Quantization schemes, one bundle each (`masters-edge export --help` lists those built)."""
+    schemes: list[Mixed | str] = Field(default=["fp32", "int4"], min_length=1)
+    """Quantization schemes or presets, one bundle each: a name (`masters-edge export --help` lists them), or
+    `{scheme: int4, vision: int8}` for one with exceptions."""
+    method: Literal["rtn", "hqq", "gptq"] = "rtn"
+    """How integers are chosen: `rtn` rounds to nearest; `hqq` and `gptq` look for better ones."""
+    qat: Qat | None = None
+    """Train the last steps with weights rounded to nearest as `export` does it; none for plain training."""
 
 
 class Export(Section):

@@ -51,6 +51,7 @@ class Student:
 
     `backend` has the three parts, `family` what a picture becomes, `prompt` the template and the tokenizer. `exact`
     asks the runtime for its most exact arithmetic, as the parity gate does, in place of the fast one that ships.
+    `backend` is a name, or one that was opened already.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Student:
         folder: Path,
         graphs: dict[str, str],
         target: str,
-        backend: str = "auto",
+        backend: str | Backend = "auto",
         threads: int | None = None,
         exact: bool = False,
     ) -> None:
@@ -73,7 +74,9 @@ class Student:
         self.max_new_tokens = int(generation.get("max_new_tokens") or MAX_NEW_TOKENS)
         stop = generation.get("eos_token_id")
         self.stop_ids = frozenset(stop if isinstance(stop, list) else [] if stop is None else [stop])
-        self.backend: Backend = open_backend(backend, target, folder, graphs, self.threads, exact)
+        if isinstance(backend, str):
+            backend = open_backend(backend, target, folder, graphs, self.threads, exact)
+        self.backend: Backend = backend
 
     @classmethod
     def load(

@@ -39,7 +39,7 @@ class Family(Protocol):
         """What stands in the placeholder's place once expanded."""
 
     def positions(self, input_ids: np.ndarray, seen: Any) -> tuple[np.ndarray, int]:
-        """position_ids of the prompt int64 [1, T] to int64 [1, T] or [3, 1, T], and the position that comes after it."""
+        """int64 [1, T] -> position_ids int64 [1, T] or [3, 1, T], and the position that comes after the prompt."""
 
 
 def open_family(model_type: str, folder: Path) -> Family:

@@ -23,7 +23,7 @@ LONGEST_SIDE = 4096  # pixels; transformers' own bound on the resized picture
 
 @dataclass(frozen=True)
 class Frames(Seen):
-    """`inputs`: pixel_values float32 [1, frames, 3, height, width], pixel_attention_mask bool [1, frames, height, width].
+    """`inputs`: pixel_values float32 [1, frames, 3, h, w], pixel_attention_mask bool [1, frames, h, w].
 
     `rows` and `columns` say how the picture was split; both are 0 where it wasn't.
     """
