@@ -1,8 +1,12 @@
-"""Package layout: `export/` installs as `masters_edge.export`, `benchmarks/` as `masters_edge.benchmarks`."""
+"""Package layout: `export/` installs as `masters_edge.export`, `benchmarks/` as `masters_edge.benchmarks`.
+
+`export/optimum_register/` becomes a part of the namespace that Optimum's command line looks through for commands.
+"""
 
 from setuptools import find_packages, setup
 
 ROOMS = {"masters_edge": "masters_edge", "masters_edge.export": "export", "masters_edge.benchmarks": "benchmarks"}
+COMMANDS = {"optimum.commands.register": "export/optimum_register"}
 
 
 def packages() -> list[str]:
@@ -10,4 +14,4 @@ def packages() -> list[str]:
     return [name for room, folder in ROOMS.items() for name in (room, *(f"{room}.{p}" for p in find_packages(folder)))]
 
 
-setup(packages=packages(), package_dir=ROOMS)
+setup(packages=[*packages(), *COMMANDS], package_dir=ROOMS | COMMANDS)

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import masters_edge
 from masters_edge import bundle
 from masters_edge.errors import UserError
-from masters_edge.export import registry
+from masters_edge.export import card, registry, room
 from masters_edge.export import targets as targets_package
 from masters_edge.export.quantize import plan as plans
 from masters_edge.export.quantize.plan import Plan
 from masters_edge.export.student import LoadedStudent, load, read_config
+from masters_edge.inspect_bundle import refuse_pickles
+from masters_edge.origin import Origin, of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,11 +46,13 @@ def export_student(
     out: Path,
     samples: "list[tuple[Image, str]]",
     method: str = "rtn",
+    origin: Origin | None = None,
     on_progress: Say | None = None,
 ) -> bundle.Manifest:
     """Export a checkpoint folder to a bundle at `out`, proven against PyTorch on `samples` (image, question).
 
     `scheme` is the name of a scheme or preset, or a whole plan; `method` says how its integers are chosen.
+    `origin`, for manifest and model card, is read off the folder where none is given.
     `on_progress` hears what is being done and the share (0 to 1) of the whole. An older bundle at `out` is replaced
     at the very end. Raises UserError for an unknown target, scheme or method, a missing student, a family or scheme
     that the target can't take, a full disk, or parity past tolerance; then nothing is left behind.
@@ -62,6 +66,7 @@ def export_student(
         raise UserError("the export needs at least one sample (image, question) to prove parity with; none was given")
     bundle.refuse_foreign(out)
     fingerprint = bundle.fingerprint(student)
+    origin = origin or of(student, None)
     say("loading the student", 0.0)
     lowering = _lowering(target)
     _fits(target, lowering, plan)
@@ -70,6 +75,7 @@ def export_student(
     from masters_edge.export.targets import Job
 
     family = graphs.family(read_config(student)["model_type"])
+    room.check(out, student, plan, family.WEIGHTS)
     loaded = load(student)
     refusal = getattr(lowering, "unsupported", lambda _: None)(loaded)
     if refusal:
@@ -89,29 +95,30 @@ def export_student(
         say("checking integers", 0.96)
         integers.check(lowering.integers(folder, files), weights.tensors)
         say("writing the manifest", 0.98)
-        manifest = bundle.write(
-            folder,
-            bundle.Manifest(
-                created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-                masters_edge=masters_edge.__version__,
-                model_type=loaded.model_type,
-                target=target,
-                scheme=plan.name,
-                graphs=files,
-                student=bundle.Source(name=student.resolve().name, fingerprint=fingerprint),
-                quantization=bundle.Quantization(
-                    schemes={part: scheme.name for part, scheme in plan.parts.items()},
-                    method=method,
-                    tied=weights.tied,
-                    parts=weights.parts,
-                    kept_float32=weights.kept_float32,
-                    notes=weights.notes,
-                ),
-                parity=parity,
-                versions=_versions(lowering.VERSIONS, bool(weights.tensors)),
-                notes=list(getattr(lowering, "NOTES", ())),
+        manifest = bundle.Manifest(
+            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            masters_edge=masters_edge.__version__,
+            model_type=loaded.model_type,
+            target=target,
+            scheme=plan.name,
+            graphs=files,
+            student=bundle.Source(name=student.resolve().name, fingerprint=fingerprint),
+            origin=origin,
+            quantization=bundle.Quantization(
+                schemes={part: scheme.name for part, scheme in plan.parts.items()},
+                method=method,
+                tied=weights.tied,
+                parts=weights.parts,
+                kept_float32=weights.kept_float32,
+                notes=weights.notes,
             ),
+            parity=parity,
+            versions=_versions(lowering.VERSIONS, bool(weights.tensors)),
+            notes=list(getattr(lowering, "NOTES", ())),
         )
+        card.write(folder, manifest, origin, getattr(lowering, "RUNTIMES", {}).get(manifest.model_type, ()))
+        refuse_pickles(folder, (path.relative_to(folder).as_posix() for path in folder.rglob("*")))
+        manifest = bundle.write(folder, manifest)
     say("done", 1.0)
     return manifest
 

@@ -8,7 +8,7 @@ Only the standard library and pydantic are imported here.
 import errno
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from masters_edge.errors import UserError
 from masters_edge.files import whole_folder
+from masters_edge.origin import Origin
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 2
@@ -100,6 +101,7 @@ class Manifest(_Model):
     scheme: str
     graphs: dict[str, str]
     student: Source
+    origin: Origin | None = Field(default=None, description="teachers, licences, training and scores, as far as known")
     quantization: Quantization
     parity: Parity
     versions: dict[str, str] = Field(description="libraries the bundle was made with")
@@ -136,8 +138,11 @@ def read(folder: Path) -> Manifest:
         raise UserError(f"{path}: {where}: {first['msg']}; copy or export the bundle again") from None
 
 
-def check(folder: Path) -> Manifest:
-    """Read the manifest and hash every file again; raises UserError naming the first one that differs."""
+def check(folder: Path, on_bytes: Callable[[int], None] | None = None) -> Manifest:
+    """Read the manifest and hash every file again; raises UserError naming the first one that differs.
+
+    `on_bytes` hears how many bytes were hashed since it last heard.
+    """
     folder = Path(folder)
     manifest = read(folder)
     again = "copy or export the bundle again"
@@ -145,7 +150,7 @@ def check(folder: Path) -> Manifest:
         path = folder.joinpath(*file.path.split("/"))
         if not path.is_file():
             raise UserError(f"{folder}: the file {file.path} is missing; {again}")
-        if path.stat().st_size != file.bytes or sha256(path) != file.sha256:
+        if path.stat().st_size != file.bytes or sha256(path, on_bytes) != file.sha256:
             raise UserError(f"{folder}: the file {file.path} has changed since the bundle was made; {again}")
     known = {file.path for file in manifest.files}
     extra = sorted(set(_paths(folder)) - known)
@@ -208,12 +213,14 @@ def fingerprint(folder: Path) -> str:
     return total.hexdigest()
 
 
-def sha256(path: Path) -> str:
+def sha256(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:
     """Of one file, read in pieces of 1 MiB."""
     total = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             total.update(block)
+            if on_bytes:
+                on_bytes(len(block))
     return total.hexdigest()
 
 

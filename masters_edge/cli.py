@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -68,6 +68,10 @@ def _train(recipe: Path, overrides: list[str], dry_run: bool, only_generate: boo
     processes.leave()
 
 
+def _part(option: str, what: str) -> Any:
+    return typer.Option(f"--quant.{option}", help=f"Other scheme for {what}, in every bundle.")
+
+
 @app.command()
 def export(
     student: Annotated[
@@ -77,19 +81,44 @@ def export(
         list[str] | None, typer.Option(help="Device format (onnx); repeat for several. Default: the recipe's.")
     ] = None,
     quant: Annotated[
-        list[str] | None, typer.Option(help="Scheme (fp32, int4); repeat for several. Default: the recipe's.")
+        list[str] | None,
+        typer.Option(
+            help="Scheme (fp32, fp16, int8, int4, int4-g64, int4-g128, int8-a8, int4-a8) or preset (quality, balanced, "
+            "smallest); repeat for several. Default: the recipe's."
+        ),
+    ] = None,
+    vision: Annotated[str | None, _part("vision", "the vision tower")] = None,
+    connector: Annotated[str | None, _part("connector", "the layers between vision and language model")] = None,
+    embeddings: Annotated[str | None, _part("embeddings", "the token embedding")] = None,
+    decoder: Annotated[str | None, _part("decoder", "the language model's layers")] = None,
+    head: Annotated[str | None, _part("head", "the output head")] = None,
+    tied: Annotated[
+        str | None, typer.Option("--quant.tied", help="A head tied to the embedding: shared with it, or split.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option("--quant.method", help="How integers are chosen (rtn, hqq, gptq).")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the bundles; default: beside the student.")] = None,
     run: RunFolder = None,
 ) -> None:
     """Write the student in a device's file format, checked against PyTorch on real samples.
 
-    Example: masters-edge export --target onnx --quant int4
+    Example: masters-edge export --target onnx --quant int4 --quant.vision int8
     """
     _quiet()
     from masters_edge import workflow
 
-    workflow.export(student=student, targets=target, schemes=quant, out=out, run=run)
+    parts = dict(vision=vision, connector=connector, embeddings=embeddings, decoder=decoder, head=head)
+    workflow.export(
+        student=student,
+        targets=target,
+        schemes=quant,
+        parts={part: scheme for part, scheme in parts.items() if scheme is not None},
+        tied=tied,
+        method=method,
+        out=out,
+        run=run,
+    )
 
 
 @app.command()
@@ -144,6 +173,20 @@ def ask(
     from masters_edge import workflow
 
     workflow.ask(bundle, image, question, threads)
+
+
+@app.command()
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder, such as runs/demo/bundles/onnx-int4.")],
+    json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON, if every file is right.")] = False,
+) -> None:
+    """Show what a bundle is and what it was made of, and check every file against the manifest.
+
+    Example: masters-edge inspect runs/demo/bundles/onnx-int4
+    """
+    from masters_edge import inspect_bundle
+
+    inspect_bundle.inspect(bundle, as_json=json)
 
 
 @app.command()

@@ -3,15 +3,20 @@
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from masters_edge import data, runs
+from masters_edge import data, origin, runs
 from masters_edge.data.records import Question, open_image
 from masters_edge.display import console, progress, say
 from masters_edge.errors import UserError
 from masters_edge.recipe import Recipe, checkpoint
 from masters_edge.runs import Run
+
+if TYPE_CHECKING:
+    from masters_edge.export.quantize.plan import Plan
+    from masters_edge.recipe.schema import Mixed
 
 
 def export(
@@ -21,11 +26,16 @@ def export(
     schemes: Sequence[str] | None,
     out: Path | None,
     run: Path | None,
+    parts: Mapping[str, str] | None = None,
+    tied: str | None = None,
+    method: str | None = None,
 ) -> list[Path]:
     """Bundles of one student, one per target and scheme; a bundle that is up to date is left as it is.
 
+    `parts` (other schemes for some parts) and `tied` hold for every bundle.
+
     Returns:
-        the bundles' folders.
+        the bundles' folders: `<target>-<plan>`, and `-<method>` behind it where integers are not rounded to nearest.
     """
     from masters_edge import bundle as bundles
     from masters_edge.export import export_student
@@ -34,23 +44,29 @@ def export(
     recipe = home.recipe() if home else None
     folder = student or (home.student if home else None)
     assert folder is not None
+    chosen = schemes or (recipe.quantize.schemes if recipe else ["fp32", "int4"])
+    plans = [_plan(entry, parts or {}, tied) for entry in chosen]
+    how = method or (recipe.quantize.method if recipe else "rtn")
     samples = _samples(home, recipe)
     made = []
     for target in targets or (recipe.export.targets if recipe else ["onnx"]):
-        for scheme in schemes or (recipe.quantize.schemes if recipe else ["fp32", "int4"]):
-            place = (out or (home.bundles if home else folder.parent / "bundles")) / f"{target}-{scheme}"
+        for plan in plans:
+            name = f"{target}-{plan.name}" + ("" if how == "rtn" else f"-{how}")
+            place = (out or (home.bundles if home else folder.parent / "bundles")) / name
             made.append(place)
-            if _up_to_date(place, folder, target, scheme):
+            if _up_to_date(place, folder, target, plan, how):
                 say(f"{place} is up to date with {folder}: reused")
                 continue
             started = time.monotonic()
-            with progress(f"{target} {scheme}", 100) as bar:
+            with progress(name.replace("-", " ", 1), 100) as bar:
                 manifest = export_student(
                     folder,
                     target=target,
-                    scheme=scheme,
+                    scheme=plan,
+                    method=how,
                     out=place,
                     samples=samples,
+                    origin=origin.of(folder, home),
                     on_progress=lambda stage, share: bar(completed=round(100 * share), note=stage),
                 )
             size = sum(file.bytes for file in bundles.read(place).files)
@@ -60,6 +76,15 @@ def export(
                 f"{100 * equal:.0f}% of {manifest.parity.samples} answers equal to PyTorch's"
             )
     return made
+
+
+def _plan(entry: "str | Mixed", parts: Mapping[str, str], tied: str | None) -> "Plan":
+    """What to quantize how, from a name or a recipe's entry, and what the command line says over it."""
+    from masters_edge.export.quantize import plan
+
+    if isinstance(entry, str):
+        return plan.plan(entry, parts, tied)
+    return plan.plan(entry.scheme, {**entry.parts, **parts}, tied or entry.tied)
 
 
 def bench(
@@ -167,8 +192,8 @@ def _samples(run: Run | None, recipe: Recipe | None) -> list:
     return [(open_image(question), question.text) for question in chosen]
 
 
-def _up_to_date(place: Path, student: Path, target: str, scheme: str) -> bool:
-    """Whether the bundle is whole, of this student, and made by the libraries that are installed now."""
+def _up_to_date(place: Path, student: Path, target: str, plan: "Plan", method: str) -> bool:
+    """Whether the bundle is whole, of this student, so quantized, and made by the libraries that are installed now."""
     from masters_edge import bundle as bundles
     from masters_edge.benchmarks import machine
 
@@ -178,10 +203,13 @@ def _up_to_date(place: Path, student: Path, target: str, scheme: str) -> bool:
         manifest = bundles.check(place)
     except UserError:
         return False
-    same = (manifest.target, manifest.scheme, manifest.student.fingerprint)
-    return same == (target, scheme, bundles.fingerprint(student)) and (
-        dict(manifest.versions) == machine.versions(*manifest.versions)
+    quantized = manifest.quantization
+    same = (
+        (manifest.target, manifest.scheme, quantized.method) == (target, plan.name, method)
+        and quantized.schemes == {part: scheme.name for part, scheme in plan.parts.items()}
+        and manifest.student.fingerprint == bundles.fingerprint(student)
     )
+    return same and dict(manifest.versions) == machine.versions(*manifest.versions)
 
 
 def _subjects(run: Run | None, recipe: Recipe | None) -> list:
