@@ -34,9 +34,6 @@ class Plan:
     parts: dict[str, Scheme]
     tied: str
 
-    def scheme(self, part: str) -> Scheme:
-        return self.parts[part]
-
 
 def names() -> list[str]:
     """What a plan can start from: every scheme, then every preset."""

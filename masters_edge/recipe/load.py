@@ -150,7 +150,8 @@ def _names(recipe: Recipe) -> Iterator[tuple[Key, str, list[str]]]:
     yield ("reward", "metric"), recipe.reward.metric, metrics.names()
     yield ("bench", "metric"), recipe.bench.metric, metrics.names()
     for index, scheme in enumerate(recipe.quantize.schemes):
-        yield ("quantize", "schemes", index), scheme, export.schemes()
+        if isinstance(scheme, str):  # one with exceptions has checked itself
+            yield ("quantize", "schemes", index), scheme, export.schemes()
     for index, target in enumerate(recipe.export.targets):
         yield ("export", "targets", index), target, export.targets()
 

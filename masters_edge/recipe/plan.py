@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from masters_edge import runs, schedule
-from masters_edge.recipe.schema import Phase, Recipe
+from masters_edge.recipe.schema import Mixed, Phase, Recipe
 from masters_edge.recipe.stages import five_stages
 
 
@@ -60,10 +60,18 @@ def lines(recipe: Recipe, recipe_path: Path) -> Iterator[str]:
             )
         if "reward" in plan.phase.objective or plan.phase.objective == "joint":
             yield f"         reward: {_reward(recipe)}"
-    yield f"export   {', '.join(recipe.export.targets)} x {', '.join(recipe.quantize.schemes)}"
+        qat = recipe.quantize.qat
+        if qat and plan.number == len(recipe.train.phases) - 1:
+            first = qat.plain_steps(plan.phase.steps) + 1
+            yield f"         weights rounded as {_name(qat.scheme)} from step {first:,} on"
+    yield f"export   {', '.join(recipe.export.targets)} x {', '.join(map(_name, recipe.quantize.schemes))}"
     test = recipe.data.test
     yield f"bench    {test.source + (f' ({test.split})' if test.split else '') if test else 'no data.test given'}"
     yield f"run      {runs.folder_of(recipe, recipe_path)}"
+
+
+def _name(scheme: Mixed | str) -> str:
+    return scheme if isinstance(scheme, str) else scheme.name
 
 
 def _reward(recipe: Recipe) -> str:

@@ -20,12 +20,13 @@ def root() -> Path:
 
 
 def student(family: str, splitting: bool = False) -> Path:
+    """A tiny student of any family in `tests/tiny.py`; `splitting` is for SmolVLM and Idefics3."""
     return _student(family, splitting)
 
 
-def exported(family: str, scheme: str, splitting: bool = False) -> Path:
-    """An int4 or fp32 ONNX bundle of `student(family, splitting)`."""
-    return _exported(family, scheme, splitting)
+def exported(family: str, scheme: str, splitting: bool = False, target: str = "onnx") -> Path:
+    """A bundle of `student(family, splitting)`, by default for ONNX."""
+    return _exported(family, scheme, splitting, target)
 
 
 def progress(folder: Path) -> list[float]:
@@ -43,16 +44,17 @@ _PROGRESS: dict[Path, list[float]] = {}
 
 @functools.lru_cache
 def _student(family: str, splitting: bool) -> Path:
-    return getattr(tiny, family)(root() / f"{family}-{splitting}", splitting=splitting)
+    folder = root() / f"{family}-{splitting}"
+    return getattr(tiny, family)(folder, splitting=True) if splitting else getattr(tiny, family)(folder)
 
 
 @functools.lru_cache
-def _exported(family: str, scheme: str, splitting: bool) -> Path:
-    out = root() / f"{family}-{splitting}-{scheme}-bundle"
+def _exported(family: str, scheme: str, splitting: bool, target: str) -> Path:
+    out = root() / f"{family}-{splitting}-{target}-{scheme}-bundle"
     heard = _PROGRESS.setdefault(out, [])
     export_student(
         student(family, splitting),
-        target="onnx",
+        target=target,
         scheme=scheme,
         out=out,
         samples=samples(),

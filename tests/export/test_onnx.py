@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 import torch
 from onnx import numpy_helper
@@ -13,13 +15,14 @@ from torchao.quantization import IntxWeightOnlyConfig, quantize_
 from torchao.quantization.granularity import PerGroup
 
 from masters_edge import bundle
-from masters_edge.export import export_student
+from masters_edge.export import export_student, onnx_graphs
 from masters_edge.export.quantize.record import QuantizedTensor
+from masters_edge.export.quantize.schemes import SCHEMES
 from masters_edge.export.student import load
 from masters_edge.export.targets import onnx as target
 from masters_edge.runtime import Student
 from tests import tiny
-from tests.export import bundles
+from tests.export import bundles, toys
 
 FAMILIES = [("smolvlm", False), ("idefics3", True)]
 
@@ -36,7 +39,7 @@ def test_integers_in_the_bundle_are_torchaos_bit_for_bit(family: str, splitting:
     model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
     quantize_(
         model,
-        IntxWeightOnlyConfig(torch.int4, PerGroup(32)),
+        IntxWeightOnlyConfig(torch.int4, PerGroup(32), scale_dtype=torch.float16),
         filter_fn=lambda module, name: isinstance(module, nn.Linear) and module.in_features % 32 == 0,
     )
     expected = {n: m.weight for n, m in model.named_modules() if hasattr(getattr(m, "weight", None), "qdata")}
@@ -57,19 +60,107 @@ def test_integers_in_the_bundle_are_torchaos_bit_for_bit(family: str, splitting:
                 integers[:, column] = (packed[:, group, place // 2] >> (4 * (place % 2)) & 15).astype(np.int8) - 8
             assert np.array_equal(integers, expected[name].qdata.numpy())
             scales = arrays[node.input[2]].reshape(about["N"], -1)
-            assert np.array_equal(scales, expected[name].scale.numpy())
+            assert np.array_equal(scales, expected[name].scale.float().numpy())
             found.add(name)
     assert found == set(expected)
+
+
+@pytest.mark.parametrize("scheme", target.SCHEMES)
+def test_every_scheme_computes_and_decodes(scheme: str, tmp_path: Path) -> None:
+    toy = toys.Toy(scheme)
+    model = onnx_graphs.lower(toy.part, toy.weights, target.OPSET, target._product)
+    ir.save(model, tmp_path / "toy.onnx")
+    toys.assert_same_integers(toy.weights, target.integers(tmp_path, {"toy": "toy.onnx"}))
+    kinds = [node.op_type for node in onnx.load(tmp_path / "toy.onnx").graph.node]
+    assert kinds.count("MatMulNBits") == (2 if SCHEMES[scheme].bits else 0)
+    halves = [i for i in onnx.load(tmp_path / "toy.onnx").graph.initializer if i.name.endswith(".float16")]
+    assert len(halves) == (3 if SCHEMES[scheme].float16 else 0)
+    assert all(i.data_type == onnx.TensorProto.FLOAT16 for i in halves)
+    toys.assert_computes(toy, tmp_path / "toy.onnx")
+
+
+@pytest.mark.parametrize(
+    ("inside", "bits", "group", "block"),
+    [(144, 8, 144, 16), (64, 8, 64, 64), (576, 8, 576, 64), (1536, 8, 1536, 128), (100, 8, 100, 32), (96, 4, 32, 32)],
+)
+def test_blocks(inside: int, bits: int, group: int, block: int) -> None:
+    """One scale per channel is repeated for blocks the operator knows; the last block may be filled up."""
+    rng = np.random.default_rng(0)
+    record = QuantizedTensor(
+        "w",
+        integers=rng.integers(-8, 8, (5, inside)).astype(np.int8),
+        scales=rng.random((5, inside // group)).astype(np.float16),
+        zero_points=np.zeros((5, inside // group), np.int8),
+        bits=bits,
+        group_size=group,
+    )
+    assert target.block_size(record) == block
+    weights, scales, zeros = target.pack(record)
+    blocks = -(-inside // block)
+    assert weights.shape == (5, blocks, block * bits // 8) and scales.shape == (5 * blocks,) and zeros is None
+    assert np.array_equal(target.unpack(weights, bits)[:, :inside], record.integers)
+    x = rng.standard_normal((3, inside)).astype(np.float32)
+    inputs = [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [3, inside])]
+    outputs = [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [3, 5])]
+    about = dict(K=inside, N=5, bits=bits, block_size=block, accuracy_level=target.EXACT)
+    node = onnx.helper.make_node("MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft", **about)
+    held = [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(scales, "s")]
+    opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("com.microsoft", 1)]
+    graph = onnx.helper.make_graph([node], "g", inputs, outputs, held)
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    [found] = ort.InferenceSession(model.SerializeToString()).run(None, {"x": x})
+    assert np.abs(found - x @ record.dequantize().T).max() < 1e-4
+
+
+def test_groups_that_the_operator_does_not_know_are_refused() -> None:
+    record = QuantizedTensor(
+        "w", np.zeros((2, 96), np.int8), np.ones((2, 2), np.float16), np.zeros((2, 2), np.int8), bits=4, group_size=48
+    )
+    with pytest.raises(ValueError, match="no blocks of 48"):
+        target.pack(record)
+
+
+def test_a_weight_that_feeds_something_else_is_a_clear_error() -> None:
+    toy = toys.Toy("int4", misuse=True)
+    with pytest.raises(RuntimeError, match="wide.weight feeds .*expected"):
+        onnx_graphs.lower(toy.part, toy.weights, target.OPSET, target._product)
 
 
 def test_packing_by_hand() -> None:
     integers = np.tile(np.arange(-8, 8, dtype=np.int8), 6).reshape(1, 96)
     zeros = np.array([[-8, 0, 7]], np.int8)
-    record = QuantizedTensor("w", integers, np.ones((1, 3), np.float32), zeros, bits=4, group_size=32)
+    record = QuantizedTensor("w", integers, np.ones((1, 3), np.float16), zeros, bits=4, group_size=32)
     weights, scales, packed_zeros = target.pack(record)
     assert weights.shape == (1, 3, 16) and scales.shape == (3,)
     assert weights[0, 0, :3].tolist() == [0x10, 0x32, 0x54]
     assert packed_zeros is not None and packed_zeros.tolist() == [0x80, 0x0F]
+
+
+def test_a_mixed_plan_keeps_its_parts_apart() -> None:
+    """balanced: int4 decoder, the rest int8, embedding and head one tensor; the table is looked up as integers."""
+    folder = bundles.exported("smolvlm", "balanced")
+    manifest = bundle.read(folder)
+    assert manifest.graphs["embed_tokens"] == "onnx/embed_tokens_q4.onnx"
+    assert manifest.quantization.tied == "shared"
+    assert manifest.parity.exact.equal_answers == 1
+    assert manifest.parity.exact.parts["embed_tokens"].max_relative_error == 0
+    found = {name: onnx.load(folder / file).graph for name, file in manifest.graphs.items()}
+    [table] = [i for i in found["embed_tokens"].initializer if i.name.endswith(".integers")]
+    assert table.data_type == onnx.TensorProto.INT8
+    assert all(node.domain == "" for node in found["embed_tokens"].node)
+    bits = {
+        name: {n.input[1]: a.i for n in graph.node for a in n.attribute if a.name == "bits"}
+        for name, graph in found.items()
+    }
+    assert set(bits["vision_encoder"].values()) == {8}
+    assert {name for name, number in bits["decoder"].items() if number == 8} == {"lm_head.weight.integers"}
+    config = json.loads((folder / "config.json").read_text())
+    assert config["transformers.js_config"] == {"dtype": "q4"}
+
+
+def test_names_follow_the_decoders_scheme() -> None:
+    expected = {"fp32": ("fp32", ""), "fp16": ("fp16", "_fp16"), "int8-a8": ("q8", "_quantized"), "int4": ("q4", "_q4")}
+    assert {name: onnx_graphs.dtype_of(SCHEMES[name]) for name in expected} == expected
 
 
 @pytest.mark.parametrize(("family", "splitting"), FAMILIES)
@@ -140,7 +231,7 @@ def test_settings_that_transformers_js_reads(family: str, splitting: bool) -> No
 
 
 def test_weights_in_a_file_beside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(target, "EXTERNAL_FROM", 100_000)
+    monkeypatch.setattr(onnx_graphs, "EXTERNAL_FROM", 100_000)
     out = tmp_path / "out"
     manifest = export_student(
         bundles.student("smolvlm"), target="onnx", scheme="int4", out=out, samples=bundles.samples(1)

@@ -7,14 +7,13 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 from torch import nn
-from torchao.quantization import IntxWeightOnlyConfig, quantize_
-from torchao.quantization.granularity import PerGroup
+from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
 
 from masters_edge.errors import UserError
-from masters_edge.export import graphs
-from masters_edge.export.quantize import int4, record
-from masters_edge.export.student import load
-from tests.export import bundles
+from masters_edge.export.quantize import record, rtn
+from masters_edge.export.quantize.schemes import SCHEMES
+
+INTEGERS = [name for name, scheme in SCHEMES.items() if scheme.bits]
 
 
 def random_record(zeros: bool = False) -> record.QuantizedTensor:
@@ -22,7 +21,7 @@ def random_record(zeros: bool = False) -> record.QuantizedTensor:
     return record.QuantizedTensor(
         "layer.weight",
         integers=rng.integers(-8, 8, (6, 96)).astype(np.int8),
-        scales=rng.random((6, 3)).astype(np.float32),
+        scales=rng.random((6, 3)).astype(np.float16),
         zero_points=(rng.integers(-8, 8, (6, 3)) if zeros else np.zeros((6, 3))).astype(np.int8),
         bits=4,
         group_size=32,
@@ -42,8 +41,8 @@ def test_round_trip(tmp_path: Path) -> None:
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "q.safetensors"
     record.save(path, [random_record()])
-    save_file(load_file(path), path, {"schema_version": "2", "tensors": "{}"})
-    with pytest.raises(UserError, match="schema version 2"):
+    save_file(load_file(path), path, {"schema_version": "1", "tensors": "{}"})
+    with pytest.raises(UserError, match="schema version 1"):
         record.load(path)
     path.write_bytes(b"nothing")
     with pytest.raises(UserError, match="can't be read"):
@@ -54,7 +53,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     "change",
     [
         {"integers": np.full((6, 96), 8, np.int8)},
-        {"scales": np.ones((6, 2), np.float32)},
+        {"integers": np.zeros((6, 96), np.int16)},
+        {"scales": np.ones((6, 2), np.float16)},
+        {"scales": np.ones((6, 3), np.float32)},
         {"zero_points": np.zeros((6, 2), np.int8)},
         {"group_size": 40},
         {"axis": 0},
@@ -68,39 +69,54 @@ def test_records_that_can_not_be(change: dict) -> None:
 def test_dequantize_by_hand() -> None:
     found = random_record(zeros=True)
     expected = [
-        [(int(found.integers[i, j]) - int(found.zero_points[i, j // 32])) * found.scales[i, j // 32] for j in range(96)]
+        [
+            (int(found.integers[i, j]) - int(found.zero_points[i, j // 32])) * float(found.scales[i, j // 32])
+            for j in range(96)
+        ]
         for i in range(6)
     ]
-    assert np.allclose(found.dequantize(), expected, rtol=1e-6)
+    assert found.dequantize().dtype == np.float32
+    assert np.array_equal(found.dequantize(), np.array(expected, np.float32))
 
 
-def test_integers_are_torchaos_bit_for_bit() -> None:
-    student = load(bundles.student("smolvlm"))
-    quantized = int4.quantize(student.model, graphs.linears(student))
-    theirs = load(bundles.student("smolvlm")).model
-    theirs.lm_head.weight = nn.Parameter(theirs.lm_head.weight.detach().clone())
+@pytest.mark.parametrize("name", INTEGERS)
+@pytest.mark.parametrize("kind", [nn.Linear, nn.Embedding])
+def test_integers_and_their_meaning_are_torchaos_bit_for_bit(name: str, kind: type) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(40, 256) * torch.logspace(-2, 1, 40)[:, None]
+    layer = nn.Linear(256, 40, bias=False) if kind is nn.Linear else nn.Embedding(40, 256)
+    layer.weight = nn.Parameter(weight.clone())
+    scheme = SCHEMES[name]
+    found = rtn.round_to_nearest("w", layer.weight, scheme)
+    quantize_(layer, scheme.torchao_config(), filter_fn=lambda module, _: isinstance(module, kind))
+    assert np.array_equal(found.integers, layer.weight.qdata.numpy())
+    assert layer.weight.scale.dtype == torch.float16 and np.array_equal(found.scales, layer.weight.scale.numpy())
+    assert not found.zero_points.any() and not layer.weight.zero_point.any()
+    assert torch.equal(torch.from_numpy(found.dequantize()), layer.weight.dequantize())
+
+
+@pytest.mark.parametrize("name", ["int8-a8", "int4-a8"])
+def test_dynamic_activations_have_the_same_weight_integers(name: str) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 16)
+    scheme = SCHEMES[name]
+    found = rtn.round_to_nearest("w", layer.weight, scheme)
+    config = scheme.torchao_config()
     quantize_(
-        theirs,
-        IntxWeightOnlyConfig(torch.int4, PerGroup(32)),
-        filter_fn=lambda module, name: isinstance(module, nn.Linear) and module.in_features % 32 == 0,
+        layer,
+        Int8DynamicActivationIntxWeightConfig(
+            weight_dtype=config.weight_dtype, weight_granularity=config.granularity, weight_scale_dtype=torch.float16
+        ),
     )
-    modules = dict(theirs.named_modules())
-    expected = {name for name, module in modules.items() if isinstance(module, nn.Linear)}
-    names = {tensor.name.removesuffix(".weight") for tensor in quantized.tensors}
-    assert expected - names == {f"model.vision_model.encoder.layers.{layer}.mlp.fc2" for layer in (0, 1)}
-    ours = dict(student.model.named_modules())
-    for tensor in quantized.tensors:
-        name = tensor.name.removesuffix(".weight")
-        weight = modules[name].weight
-        assert np.array_equal(tensor.integers, weight.qdata.numpy())
-        assert np.array_equal(tensor.scales, weight.scale.numpy())
-        assert not tensor.zero_points.any() and not weight.zero_point.any()
-        assert torch.equal(ours[name].weight, weight.dequantize())
+    assert np.array_equal(found.integers, layer.weight.qdata.numpy())
+    assert np.array_equal(found.scales, layer.weight.scale.numpy())
 
 
-def test_the_embedding_keeps_its_float32_weights() -> None:
-    student = load(bundles.student("smolvlm"))
-    before = student.model.get_input_embeddings().weight.clone()
-    int4.quantize(student.model, graphs.linears(student))
-    assert torch.equal(student.model.get_input_embeddings().weight, before)
-    assert not torch.equal(student.model.lm_head.weight, before)
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_tiny_weights_stay_tiny(name: str) -> None:
+    """torchao would send them to the ends of the range: 1 / scale is infinite in float16."""
+    torch.manual_seed(0)
+    weight = torch.randn(4, 64) * torch.tensor([1.0, 1e-5, 1e-9, 0.0])[:, None]
+    found = rtn.round_to_nearest("w", weight, SCHEMES[name])
+    assert np.abs(found.dequantize() - weight.numpy())[1:].max() <= 2**-17  # half a step of the smallest scale
+    assert not found.integers[2:].any() and (found.scales > 0).all()

@@ -13,9 +13,10 @@ AVAILABLE_FOR = ("onnx", "onnx_portable")
 def open_backend(folder: Path, graphs: dict[str, str], threads: int, exact: bool = False) -> "OnnxRuntime":
     """Load the three graphs; `threads` is the number of threads inside one operator.
 
-    How exact a quantized product is stands in the graph itself (`accuracy_level`), so `exact` changes nothing here.
+    How exact a MatMulNBits is stands in the graph itself (`accuracy_level`); `exact` says it for those that ONNX Runtime
+    makes of DequantizeLinear and MatMul.
     """
-    return OnnxRuntime(folder, graphs, threads)
+    return OnnxRuntime(folder, graphs, threads, exact)
 
 
 class OnnxRuntime:
@@ -23,12 +24,14 @@ class OnnxRuntime:
 
     name = "onnxruntime"
 
-    def __init__(self, folder: Path, graphs: dict[str, str], threads: int) -> None:
+    def __init__(self, folder: Path, graphs: dict[str, str], threads: int, exact: bool) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         # Threads that spin while they wait slow a busy machine down several times, and heat a phone.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if exact:
+            options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         self._vision, self._embed, self._decoder = (
             _session(folder / graphs[part], options) for part in ("vision_encoder", "embed_tokens", "decoder")
         )
