@@ -140,10 +140,10 @@ def same(numbers: torch.Tensor) -> torch.Tensor:
 
 
 def run_block(
-    block: nn.Module, hidden: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor], mask: torch.Tensor
+    block: Any, hidden: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor], mask: torch.Tensor
 ) -> torch.Tensor:
     """One layer of the tower, both families': hidden float32 [patches, hidden]."""
-    attention: Any = block.attn
+    attention = block.attn
     patches = hidden.shape[0]
     qkv = attention.qkv(block.norm1(hidden)).reshape(patches, 3, attention.num_heads, -1)
     query, key, value = qkv.unbind(1)

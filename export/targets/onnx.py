@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from masters_edge.export import onnx_graphs
+from masters_edge.export.genai import ortgenai
 from masters_edge.export.onnx_graphs import Editor
 from masters_edge.export.quantize.record import QuantizedTensor
 from masters_edge.export.quantize.schemes import SCHEMES as ALL_SCHEMES
@@ -28,8 +29,14 @@ _LARGEST_BLOCK, _USUAL_BLOCK = 128, 32
 
 
 def write(job: Job) -> dict[str, str]:
-    """One ONNX file per part under `onnx/`, and the settings around them. Returns part -> file."""
-    return onnx_graphs.write(job, OPSET, _product)
+    """One ONNX file per part under `onnx/`, the settings around them, and what else a known runtime asks for.
+
+    Returns part -> file.
+    """
+    graphs = onnx_graphs.write(job, OPSET, _product)
+    if job.student.model_type in ortgenai.MODEL_TYPES:
+        ortgenai.write(job.student, job.folder, graphs)
+    return graphs
 
 
 def ship(job: Job, graphs: dict[str, str]) -> bool:

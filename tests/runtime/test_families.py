@@ -15,7 +15,7 @@ from masters_edge.runtime.prompt import Prompt
 from tests import tiny
 from tests.export import bundles
 
-FAMILIES = ["smolvlm", "idefics3"]
+FAMILIES = ["smolvlm", "idefics3", "qwen2_5_vl", "qwen3_vl", "internvl3", "internvl3_5", "llava_onevision"]
 SIZES = [(32, 32), (70, 51), (20, 90)]
 QUESTIONS = [
     "what is in this image?",

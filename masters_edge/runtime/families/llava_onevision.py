@@ -72,7 +72,7 @@ def packing(size: tuple[int, int], config: Mapping[str, Any]) -> dict[str, np.nd
     """How features of a picture of `size` (height, width) are packed. `config`: the model's own.
 
     The tower leaves a table: side * side features of the whole picture, as many of each tile in turn, the newline last.
-    feature_rows int64 [features, 4] and feature_weights float32 [features, 4]: the rows of it to sum, and their weights.
+    feature_rows int64 [features, 4] and feature_weights float32 [features, 4] say which of its rows to sum, and how.
     """
     vision = config["vision_config"]
     side = vision["image_size"] // vision["patch_size"]
@@ -152,7 +152,8 @@ def _thinned(grid: np.ndarray, wanted: tuple[int, int]) -> tuple[np.ndarray, np.
 
 def _between(have: int, want: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each of `want` places along `have`: the one before, the one after, and the weight of the latter (float32)."""
-    scale = np.float32(have) / np.float32(want)
-    places = np.maximum((np.arange(want, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5), 0)
+    scale = float(np.float32(have) / np.float32(want))
+    # torch multiplies and subtracts in one step, rounded once.
+    places = np.maximum((np.arange(want) + 0.5) * scale - 0.5, 0).astype(np.float32)
     before = places.astype(np.int64)
     return before, np.minimum(before + 1, have - 1), places - before.astype(np.float32)
