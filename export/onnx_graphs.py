@@ -16,6 +16,7 @@ import torch
 from onnx import numpy_helper
 from onnxscript import optimizer
 
+from masters_edge.export.genai import transformers_js
 from masters_edge.export.graphs import Part
 from masters_edge.export.quantize.record import QuantizedTensor
 from masters_edge.export.quantize.schemes import Scheme
@@ -49,7 +50,8 @@ def write(job: Job, opset: int, product: Product) -> dict[str, str]:
         else:
             ir.save(model, path)
         job.on_part(index + 1)
-    write_settings(job.student, job.folder, dtype, external)
+    write_settings(job.student, job.folder)
+    transformers_js.write(job.student, job.folder, dtype, external)
     return graphs
 
 

@@ -149,20 +149,22 @@ def _prove(
         return layers.first_wrong(job.student, family.LAYERS[part], measure, parity.TOLERANCE)
 
     runner = _runner(job.folder, files, target, lowering, exact=True)
+    samples = [(parity.as_read(runner, image, question), question) for image, question in samples]
     references = (family.Reference(job.student, image, text, parity.MAX_NEW_TOKENS) for image, text in samples)
     step = 0.3 / len(samples)
     found = parity.exact(
         references, samples, runner, lambda done: say("checking parity", 0.6 + step * done), wrong_layer
     )
     shipped = found.figures.equal_answers
-    del runner
+    _close(runner)
     if lowering.ship(job, files) or getattr(lowering, "SHIPS_FASTER", False):
         say("checking what ships", 0.9)
         runner = _runner(job.folder, files, target, lowering, exact=False)
         shipped = parity.equal_answers(found.answers, samples, runner)
+        _close(runner)
     return bundle.Parity(
         samples=len(samples),
-        tolerance=parity.TOLERANCE,
+        tolerance=found.tolerance,
         exact=found.figures,
         shipped=bundle.ShippedParity(equal_answers=shipped),
     )
@@ -215,6 +217,11 @@ def _runner(folder: Path, files: dict[str, str], target: str, lowering: ModuleTy
     own = getattr(lowering, "open_backend", None)
     backend = own(folder, files, free_threads(), exact) if own else lowering.BACKEND
     return Student(folder, files, target, backend=backend, exact=exact)
+
+
+def _close(runner: Any) -> None:
+    """Give a runtime's memory and threads back where it has a way to."""
+    getattr(runner.backend, "close", lambda: None)()
 
 
 def _versions(libraries: tuple[str, ...], quantized: bool) -> dict[str, str]:

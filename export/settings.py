@@ -1,7 +1,7 @@
 """The files around the graphs: tokenizer, processor, chat template, generation settings.
 
-As transformers saves them, plus what transformers.js and our runtime read and transformers 5 no longer writes: a flat
-`preprocessor_config.json`, the chat template inside `tokenizer_config.json`, and `transformers.js_config`.
+As transformers saves them, plus what other runtimes and ours read and transformers 5 no longer writes: a flat
+`preprocessor_config.json` and the chat template inside `tokenizer_config.json`.
 """
 
 import json
@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from masters_edge.export.student import LoadedStudent
+from masters_edge.runtime.families import OWN_MODEL_TYPE
 
 
-def write_settings(student: LoadedStudent, folder: Path, dtype: str, external_data: list[str]) -> None:
-    """Write them into `folder`. `external_data` names the graphs whose weights lie in a file beside them."""
+def write_settings(student: LoadedStudent, folder: Path) -> None:
+    """Write them into `folder`."""
     processor = student.processor
     processor.save_pretrained(folder)
     name = type(processor).__name__
@@ -30,12 +31,10 @@ def write_settings(student: LoadedStudent, folder: Path, dtype: str, external_da
     about = {"processor_class": name} | ({} if length is None else {"image_seq_len": length})
     write_json(path, settings | about)
 
-    browser: dict[str, Any] = {"dtype": dtype}
-    if external_data:
-        browser["use_external_data_format"] = {stem: 1 for stem in external_data}
     # Every value, also those that equal transformers' defaults: other readers have other defaults.
     config = json.loads(student.model.config.to_json_string(use_diff=False))
-    write_json(folder / "config.json", {**_without_paths(config), "transformers.js_config": browser})
+    # A runtime may know the student by another family's name; ours looks at this key first.
+    write_json(folder / "config.json", {**_without_paths(config), OWN_MODEL_TYPE: student.model_type})
     write_json(folder / "generation_config.json", student.model.generation_config.to_diff_dict())
 
 

@@ -67,11 +67,13 @@ class PartParity(_Model):
 class ExactParity(_Model):
     """At exact arithmetic settings.
 
-    `parts` are the graphs (vision_encoder, embed_tokens, decoder), or what else of a runtime can be compared;
-    `equal_answers` is the share (0 to 1) of greedy answers equal token by token.
+    `parts` are the graphs (vision_encoder, embed_tokens, decoder). A runtime that only answers whole has none, and
+    `logprob_error` in their place: the largest difference of log-probabilities (nats) over the likeliest tokens at
+    every place of the answers. `equal_answers` is the share (0 to 1) of greedy answers equal token by token.
     """
 
-    parts: dict[str, PartParity] = Field(min_length=1)
+    parts: dict[str, PartParity] = {}
+    logprob_error: float | None = Field(default=None, ge=0)
     equal_answers: float = Field(ge=0, le=1)
 
 
@@ -82,7 +84,7 @@ class ShippedParity(_Model):
 
 
 class Parity(_Model):
-    """The gate's figures: how many samples, the tolerance on relative errors, and what was found."""
+    """The gate's figures: how many samples, the tolerance (relative, or in nats for `logprob_error`), what was found."""
 
     samples: int = Field(ge=1)
     tolerance: float

@@ -22,7 +22,9 @@ def manifest(**changes) -> bundle.Manifest:
         scheme="fp32",
         graphs={"decoder": "onnx/decoder.onnx"},
         student=bundle.Source(name="student", fingerprint="0" * 64),
-        quantization=bundle.Quantization(schemes={"decoder": "fp32"}, method="rtn", tied="never", parts={"decoder": "float32"}),
+        quantization=bundle.Quantization(
+            schemes={"decoder": "fp32"}, method="rtn", tied="never", parts={"decoder": "float32"}
+        ),
         parity=bundle.Parity(
             samples=1,
             tolerance=1e-3,

@@ -11,14 +11,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from masters_edge.errors import UserError
 from masters_edge.runtime import images
-from masters_edge.runtime.backends import Backend, open_backend
-from masters_edge.runtime.families import open_family, read_json
+from masters_edge.runtime.backends import Backend, Question, WholeBackend, open_backend
+from masters_edge.runtime.families import OWN_MODEL_TYPE, open_family, read_json
 from masters_edge.runtime.prompt import Prompt
 from masters_edge.runtime.text import TextStream
 
@@ -46,10 +47,20 @@ class Answer:
     total_ms: float
 
 
+@dataclass(frozen=True)
+class _Course:
+    """How an answer came about: its ids, the picture's share in milliseconds (or how to find it), and two moments."""
+
+    token_ids: list[int]
+    vision_ms: float | Callable[[], float]
+    first_at: float
+    decode_from: float
+
+
 class Student:
     """A loaded bundle, not safe to share between threads.
 
-    `backend` has the three parts, `family` what a picture becomes, `prompt` the template and the tokenizer. `exact`
+    `backend` runs it (its three parts, or all of it at once), `family` knows what a picture becomes, `prompt` the template and the tokenizer. `exact`
     asks the runtime for its most exact arithmetic, as the parity gate does, in place of the fast one that ships.
     `backend` is a name, or one that was opened already.
     """
@@ -59,7 +70,7 @@ class Student:
         folder: Path,
         graphs: dict[str, str],
         target: str,
-        backend: str | Backend = "auto",
+        backend: str | Backend | WholeBackend = "auto",
         threads: int | None = None,
         exact: bool = False,
     ) -> None:
@@ -69,14 +80,15 @@ class Student:
             raise UserError(f"threads is {threads}; it must be 1 or more")
         self.prompt = Prompt(folder)
         config, generation = read_json(folder / "config.json"), read_json(folder / "generation_config.json")
-        self.family = open_family(config["model_type"], folder)
+        self.family = open_family(config.get(OWN_MODEL_TYPE, config["model_type"]), folder)
         self.context = int(config["text_config"]["max_position_embeddings"])
         self.max_new_tokens = int(generation.get("max_new_tokens") or MAX_NEW_TOKENS)
         stop = generation.get("eos_token_id")
         self.stop_ids = frozenset(stop if isinstance(stop, list) else [] if stop is None else [stop])
         if isinstance(backend, str):
             backend = open_backend(backend, target, folder, graphs, self.threads, exact)
-        self.backend: Backend = backend
+        self.backend: Any = backend  # a Backend, or a WholeBackend
+        self._text_ms_of: dict[int, float] = {}
 
     @classmethod
     def load(
@@ -105,44 +117,83 @@ class Student:
         Raises UserError for an unreadable image, or a prompt longer than the student's context.
         """
         started = time.perf_counter()
-        seen = self.family.look(images.open_image(image))
-        ids = self.prompt.ids(question, self.family.placeholder, self.family.image_text(seen))
+        asked = self.ask(image, question)
         limit = self.max_new_tokens if max_new_tokens is None else max_new_tokens
-        room = self.context - len(ids)
+        room = self.context - len(asked.input_ids)
         if room < 1:
             raise UserError(
-                f"the prompt has {len(ids)} tokens, the student reads {self.context}; ask a shorter question"
+                f"the prompt has {len(asked.input_ids)} tokens, the student reads {self.context}; ask a shorter question"
             )
         if limit < 1:
             raise UserError(f"max_new_tokens is {limit}; it must be 1 or more")
         seen_from = time.perf_counter()
-        features = self.backend.vision(seen.inputs)
+        stream = TextStream(self.prompt.tokenizer, on_text)
+        way = self._whole if hasattr(self.backend, "answer") else self._by_parts
+        course = way(asked, min(limit, room), stream)
+        ended = time.perf_counter()
+        steps = len(course.token_ids) - 1
+        ttft_ms, preprocess_ms = 1000 * (course.first_at - started), 1000 * (seen_from - started)
+        vision_ms = course.vision_ms() if callable(course.vision_ms) else course.vision_ms
+        return Answer(
+            text=stream.finish(),
+            token_ids=course.token_ids,
+            prompt_tokens=len(asked.input_ids),
+            preprocess_ms=preprocess_ms,
+            vision_ms=vision_ms,
+            prefill_ms=ttft_ms - preprocess_ms - vision_ms,
+            ttft_ms=ttft_ms,
+            decode_tokens=steps,
+            decode_tokens_per_s=steps / (ended - course.decode_from) if steps else None,
+            total_ms=1000 * (ended - started),
+        )
+
+    def ask(self, image: Image.Image | Path | str, question: str) -> Question:
+        """The picture preprocessed and the prompt tokenized."""
+        seen = self.family.look(images.open_image(image))
+        placeholder, image_text = self.family.placeholder, self.family.image_text(seen)
+        ids = self.prompt.ids(question, placeholder, image_text)
+        return Question(seen, self.prompt.text(question), placeholder, image_text, ids)
+
+    def _by_parts(self, asked: Question, limit: int, stream: TextStream) -> "_Course":
+        """Vision, prefill, then token by token."""
+        started = time.perf_counter()
+        features = self.backend.vision(asked.seen.inputs)
         prefill_from = time.perf_counter()
-        positions, position = self.family.positions(np.asarray([ids], np.int64), seen)
-        token = self.best(self.prefill(ids, features, positions))
+        positions, position = self.family.positions(np.asarray([asked.input_ids], np.int64), asked.seen)
+        token = self.best(self.prefill(asked.input_ids, features, positions))
         first_at = time.perf_counter()
-        token_ids, stream = [token], TextStream(self.prompt.tokenizer, on_text)
+        token_ids = [token]
         stream.feed(token)
         decode_from = time.perf_counter()
-        while token not in self.stop_ids and len(token_ids) < min(limit, room):
+        while token not in self.stop_ids and len(token_ids) < limit:
             token = self.best(self.step(token, np.full((*positions.shape[:-1], 1), position, np.int64)))
             position += 1
             token_ids.append(token)
             stream.feed(token)
-        ended = time.perf_counter()
-        steps = len(token_ids) - 1
-        return Answer(
-            text=stream.finish(),
-            token_ids=token_ids,
-            prompt_tokens=len(ids),
-            preprocess_ms=1000 * (seen_from - started),
-            vision_ms=1000 * (prefill_from - seen_from),
-            prefill_ms=1000 * (first_at - prefill_from),
-            ttft_ms=1000 * (first_at - started),
-            decode_tokens=steps,
-            decode_tokens_per_s=steps / (ended - decode_from) if steps else None,
-            total_ms=1000 * (time.perf_counter() - started),
+        return _Course(token_ids, 1000 * (prefill_from - started), first_at, decode_from)
+
+    def _whole(self, asked: Question, limit: int, stream: TextStream) -> "_Course":
+        """All of it by a runtime's own code, which times picture and prompt together."""
+        firsts: list[float] = []
+
+        def hear(token: int) -> None:
+            if not firsts:
+                firsts.append(time.perf_counter())
+            stream.feed(token)
+
+        found = self.backend.answer(asked, limit, self.stop_ids, hear)
+        # How long the prompt takes without its picture is asked once for each length, outside of what is timed.
+        return _Course(
+            found.token_ids,
+            lambda: max(0.0, found.prompt_ms - self._text_ms(len(asked.input_ids))),
+            firsts[0],
+            firsts[0],
         )
+
+    def _text_ms(self, tokens: int) -> float:
+        if tokens not in self._text_ms_of:
+            self._text_ms_of[tokens] = self.backend.text_ms(tokens)
+        return self._text_ms_of[tokens]
 
     def best(self, logits: np.ndarray) -> int:
         """The likeliest next token of float32 [vocab]; never an image placeholder, which has no picture behind it."""

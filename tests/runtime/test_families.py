@@ -32,7 +32,7 @@ def opened(family: str) -> tuple[LoadedStudent, Path, Family]:
     student = load(tiny.FAMILIES[family](bundles.root() / f"{family}-student"))
     folder = bundles.root() / f"{family}-settings"
     folder.mkdir()
-    write_settings(student, folder, "fp32", [])
+    write_settings(student, folder)
     return student, folder, open_family(student.model_type, folder)
 
 

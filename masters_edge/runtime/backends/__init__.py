@@ -1,19 +1,75 @@
 """Runtimes a student can run on: one file per backend, found by its name. A new backend touches no other file.
 
-A backend's module says with `AVAILABLE_FOR` which bundle targets it runs and makes, with
-`open_backend(folder, graphs, threads, exact)`, an object that follows `Backend`. `exact` asks for the
+Most run the student's three parts, one by one (`Backend`). llama.cpp answers whole questions by its own code
+(`WholeBackend`). A backend's module says with `AVAILABLE_FOR` which bundle targets it runs and makes, with
+`open_backend(folder, graphs, threads, exact)`, one of the two. `exact` asks for the
 most exact arithmetic the runtime has, False for the fast one that ships.
 """
 
 import importlib
 import importlib.util
 import pkgutil
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 
 from masters_edge.errors import UserError
+
+
+@dataclass(frozen=True)
+class Question:
+    """A picture and a question for a backend that answers whole.
+
+    `seen`: what the family made of the picture. `prompt`: the chat template's text, the picture still `placeholder`.
+    `image_text`: what stands in the placeholder's place once expanded. `input_ids`: the expanded prompt's ids.
+    """
+
+    seen: Any
+    prompt: str
+    placeholder: str
+    image_text: str
+    input_ids: list[int]
+
+
+@dataclass(frozen=True)
+class WholeAnswer:
+    """`token_ids` end with the id that stopped the answer, if one did.
+
+    By the runtime's own clock: `prompt_ms` for picture and prompt together (see `WholeBackend.text_ms`), `decode_ms`
+    for the tokens after the first. `top`: place in the answer -> the likeliest ids there with their log-probabilities;
+    a place the runtime doesn't tell of is missing.
+    """
+
+    token_ids: list[int]
+    prompt_ms: float
+    decode_ms: float
+    top: dict[int, dict[int, float]]
+
+
+class WholeBackend(Protocol):
+    """Sees the picture, reads the prompt and decodes by its own code."""
+
+    name: str
+
+    def answer(
+        self,
+        question: Question,
+        max_new_tokens: int,
+        stop_ids: Collection[int],
+        on_token: Callable[[int], None] = ...,
+        top: int = 0,
+    ) -> WholeAnswer:
+        """Answer greedily; `on_token` hears each id as it comes; `top` asks for so many log-probabilities a place."""
+
+    def picture(self, question: Question) -> Image.Image | None:
+        """The picture that the runtime cuts and shrinks by itself; None where it gets every frame as the student's."""
+
+    def text_ms(self, tokens: int) -> float:
+        """What a prompt of so many tokens takes without a picture."""
 
 
 class Backend(Protocol):
@@ -42,7 +98,7 @@ def names() -> list[str]:
 
 def open_backend(
     name: str, target: str, folder: Path, graphs: dict[str, str], threads: int, exact: bool = False
-) -> Backend:
+) -> Backend | WholeBackend:
     """Load the bundle's graphs. `auto` takes the first backend that is made for the target.
 
     Raises UserError for an unknown backend, or one that can't run this target.

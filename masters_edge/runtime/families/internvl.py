@@ -21,9 +21,14 @@ MODEL_TYPES = ("internvl",)
 
 @dataclass(frozen=True)
 class Tiles(Seen):
-    """`inputs`: pixel_values float32 [tiles, 3, h, w]; `count` is the number of tiles, the thumbnail among them."""
+    """`inputs`: pixel_values float32 [tiles, 3, h, w]; `count` is the number of tiles, the thumbnail among them.
+
+    `rows` and `columns` say how the picture was cut; one each where it wasn't.
+    """
 
     count: int
+    rows: int
+    columns: int
 
 
 def open_family(folder: Path) -> "InternVl":
@@ -73,7 +78,7 @@ def preprocess(image: Image.Image, settings: Mapping[str, Any]) -> Tiles:
     if len(tiles) > 1:
         tiles.append(image.resize((width, height), resample))
     values = np.stack([normalise(np.asarray(tile), settings) for tile in tiles])
-    return Tiles({"pixel_values": values}, len(tiles))
+    return Tiles({"pixel_values": values}, len(tiles), rows, columns)
 
 
 def _canvas(size: tuple[int, int], tile: tuple[int, int], fewest: int, most: int) -> tuple[int, int]:

@@ -1,0 +1,91 @@
+"""GGUF for llama.cpp: `model.gguf` and `mmproj.gguf`, torchao's int4 as Q4_0 blocks and int8 as Q8_0 blocks.
+
+At exact settings both files are float32, with what the integers mean: llama.cpp's integer kernels round the activations
+to 8 bits, so parity is proven on these. Then `ship` writes the integers themselves. `llamacpp.json` tells our runtime
+how to hand pictures over.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from masters_edge.errors import UserError
+from masters_edge.export.gguf_files import blocks, files, text, tokenizer, vision
+from masters_edge.export.settings import write_json, write_settings
+from masters_edge.export.student import LoadedStudent
+from masters_edge.export.targets import Job
+
+BACKEND = "llamacpp"
+VERSIONS = ("gguf", "xllamacpp")
+SCHEMES = ("fp32", "fp16", "int8", "int4", "int4-g64", "int4-g128")
+MODEL, EYE = "model.gguf", "mmproj.gguf"
+
+
+def write(job: Job) -> dict[str, str]:
+    """Both files at exact arithmetic, and the settings around them."""
+    graphs = {"vision_encoder": EYE, "embed_tokens": MODEL, "decoder": MODEL}
+    write_settings(job.student, job.folder)
+    _, pictures = vision.content(job.student)
+    job.weights.notes.extend(vision.notes(job.student))
+    image_token = int(job.student.model.config.image_token_id)
+    write_json(job.folder / "llamacpp.json", {**asdict(pictures), "image_token_id": image_token})
+    _write(job, exact=True)
+    _check_tokenizer(job, graphs)
+    job.on_part(len(job.parts))
+    return graphs
+
+
+def ship(job: Job, graphs: dict[str, str]) -> bool:
+    """The files with the integers; False where every part is float32."""
+    if not job.weights.tensors and not job.weights.float16:
+        return False
+    job.weights.notes.extend(
+        f"{record.name} is int8, but float32 in the GGUF file, as its {record.integers.shape[1]} input features are no "
+        f"multiple of {blocks.BLOCK}; its numbers are the integers' all the same"
+        for record in job.weights.tensors.values()
+        if not blocks.fits(record)
+    )
+    _write(job, exact=False)
+    return True
+
+
+def unsupported(student: LoadedStudent) -> str | None:
+    """Why this student can't become GGUF, if it can't."""
+    return vision.unsupported(student) or text.unsupported(student)
+
+
+def integers(folder: Path, graphs: dict[str, str]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Every quantized parameter of the finished files: name, int8 [out, in], float32 scales [out, in / 32]."""
+    for file in sorted(set(graphs.values())):
+        yield from files.read_integers(folder / file)
+
+
+def _write(job: Job, exact: bool) -> None:
+    parameters = job.student.model.named_parameters(remove_duplicate=False)
+    values = {name: parameter.detach().float().numpy() for name, parameter in parameters}
+    eye, _ = vision.content(job.student)
+    model = text.content(job.student, tokenizer.keys(job.student))
+    for name, content in ((EYE, eye), (MODEL, model)):
+        files.write(job.folder / name, content, values, job.weights, exact)
+
+
+def _check_tokenizer(job: Job, graphs: dict[str, str]) -> None:
+    """Raise UserError unless llama.cpp makes the tokenizer's own ids of a few hard texts and of every special token."""
+    from masters_edge.runtime.backends.llamacpp import open_backend
+
+    ours = job.student.processor.tokenizer
+    backend = open_backend(job.folder, graphs, 1, True)
+    unnamed = set(tokenizer.not_ends(job.student))
+    special = "".join(text for text, token in ours.get_added_vocab().items() if token not in unnamed)
+    try:
+        for probe in [*tokenizer.PROBES, special]:
+            expected = ours(probe, add_special_tokens=False).input_ids
+            if backend.tokenize(probe) != expected:
+                raise UserError(
+                    f"llama.cpp's tokenizer makes other ids than the student's of {probe!r}; its way to cut words is "
+                    "not written to GGUF here, and no bundle was written"
+                )
+    finally:
+        backend.close()

@@ -1,0 +1,293 @@
+"""GGUF bundles on llama.cpp, in this process, through `xllamacpp`.
+
+llama.cpp answers whole: it sees the picture, reads the prompt and decodes by its own code. Pictures are handed over at
+the size the student reads them, as lossless PNG, so that nothing is resized twice; in: what the family made of the
+picture, and the prompt. Out: token ids and what llama.cpp measured.
+"""
+
+import base64
+import http.client
+import io
+import json
+import os
+import re
+import shutil
+import socket
+import tempfile
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xllamacpp
+from PIL import Image
+
+from masters_edge.errors import UserError
+from masters_edge.runtime.backends import Question, WholeAnswer
+from masters_edge.runtime.families import Seen, read_json
+
+AVAILABLE_FOR = ("gguf",)
+CONTEXT = 8192  # tokens of KV cache at most, as llama.cpp takes its memory when it loads
+_MARKER = "<__masters_edge_picture__>"
+
+
+def open_backend(folder: Path, graphs: dict[str, str], threads: int, exact: bool) -> "LlamaCpp":
+    """Load model and eye; raises UserError where llama.cpp refuses them."""
+    return LlamaCpp(folder, graphs, threads, exact)
+
+
+class LlamaCpp:
+    """A loaded bundle. `exact`: float32 KV cache and attention, in place of float16 and what llama.cpp prefers."""
+
+    name = "llamacpp"
+
+    def __init__(self, folder: Path, graphs: dict[str, str], threads: int, exact: bool) -> None:
+        self.exact = exact
+        self.settings = read_json(folder / "llamacpp.json")
+        self._pixels = read_json(folder / "preprocessor_config.json")
+        context = int(read_json(folder / "config.json")["text_config"]["max_position_embeddings"])
+        params = xllamacpp.CommonParams()
+        params.model.path = str(folder / graphs["decoder"])
+        params.mmproj.path = str(folder / graphs["vision_encoder"])
+        params.n_ctx = min(context, CONTEXT)
+        params.n_parallel = 1
+        params.n_gpu_layers = 0
+        params.mmproj_use_gpu = False
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+        params.cache_ram_mib = 0  # no answers kept for later questions
+        params.warmup = params.fit_params = False
+        params.verbosity = -1  # no logs
+        params.no_perf = False
+        for name, value in self.settings["settings"].items():
+            setattr(params, name, value)
+        if exact:
+            params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+            params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        if not hasattr(socket, "AF_UNIX"):
+            raise UserError("GGUF bundles are answered on Linux and macOS here; elsewhere use llama.cpp's own programs")
+        # llama.cpp's server always listens somewhere: here at a socket in a folder that only this user may enter.
+        private = tempfile.mkdtemp(prefix="masters-edge-")
+        self._closed = weakref.finalize(self, shutil.rmtree, private, ignore_errors=True)
+        self._socket = os.path.join(private, "llama.sock")
+        params.hostnames = [self._socket]
+        os.environ["LLAMA_MEDIA_MARKER"] = _MARKER  # read once, when the first picture is
+        try:
+            self._server = xllamacpp.Server(params)
+        except Exception as error:
+            self._closed()
+            raise UserError(f"llama.cpp can't load {folder} ({error}); copy or export the bundle again") from None
+        self.text_ms(1)  # an xllamacpp server that is closed before it did anything waits for itself for ever
+
+    def close(self) -> None:
+        """Stop llama.cpp's threads and give its memory back."""
+        self._server = None
+        self._closed()
+
+    def answer(
+        self,
+        question: Question,
+        max_new_tokens: int,
+        stop_ids: Collection[int],
+        on_token: Callable[[int], None] = lambda token: None,
+        top: int = 0,
+    ) -> WholeAnswer:
+        """Answer greedily; `on_token` hears each id as it comes. `top`: log-probabilities of so many tokens a place.
+
+        Raises UserError where llama.cpp fails, or reads another prompt than the student's.
+        """
+        text, pictures = self._media(question)
+        request = {
+            "prompt": {"prompt_string": text, "multimodal_data": [_png(picture) for picture in pictures]},
+            "n_predict": max_new_tokens,
+            "temperature": 0.0,
+            "samplers": ["top_k"],
+            "top_k": 1,
+            "logit_bias": [[self.settings["image_token_id"], False]],  # an answer holds no picture
+            "return_tokens": True,
+            "n_probs": top,
+            "cache_prompt": False,
+            "timings_per_token": True,
+            "stream": True,
+        }
+        if self.exact:
+            self._check_text(text, question)
+        heard = _Heard(stop_ids, on_token)
+        for piece in self._ask("/completion", request):
+            heard.hear(piece)
+            if heard.stopped:
+                break
+        if heard.gap:
+            # llama.cpp holds a token back whose bytes are half a character, and never names it. Asked again, without
+            # the stream, it lists them all; the prompt is still in its cache.
+            (whole,) = self._ask("/completion", {**request, "stream": False, "cache_prompt": True})
+            heard.complete(whole["tokens"])
+        if heard.prompt_tokens != len(question.input_ids):
+            raise UserError(
+                f"llama.cpp reads {heard.prompt_tokens} tokens of prompt and picture, the student "
+                f"{len(question.input_ids)}; export the bundle again"
+            )
+        timings = heard.timings
+        return WholeAnswer(heard.tokens, timings["prompt_ms"], timings["predicted_ms"], heard.top)
+
+    def text_ms(self, tokens: int) -> float:
+        """What a prompt of so many tokens takes without a picture; the rest of `prompt_ms` is the picture's."""
+        request = {"prompt": [0] * tokens, "n_predict": 1, "cache_prompt": False}
+        (reply,) = self._ask("/completion", request)
+        return reply["timings"]["prompt_ms"]
+
+    def tokenize(self, text: str) -> list[int]:
+        """llama.cpp's ids of a text, special tokens among them."""
+        (reply,) = self._ask("/tokenize", {"content": text, "add_special": False, "parse_special": True})
+        return reply["tokens"]
+
+    def _ask(self, path: str, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """llama.cpp's reply: its pieces as they come where the request is a stream, or one. Left early, it stops."""
+        connection = _Local(self._socket)
+        try:
+            connection.request("POST", path, json.dumps(request), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            if response.status != http.client.OK:
+                error = json.loads(response.read())["error"]["message"]
+                raise UserError(f"llama.cpp can't answer ({error}); ask a shorter question or a smaller picture")
+            if not request.get("stream"):
+                yield json.loads(response.read())
+                return
+            for line in response:
+                if line.startswith(b"data: {"):
+                    yield json.loads(line.removeprefix(b"data: "))
+        finally:
+            connection.close()
+
+    def _media(self, question: Question) -> tuple[str, list[Image.Image]]:
+        """The prompt with a marker for each picture, and the pictures."""
+        frames = self._frames(question.seen)
+        layout, replaces = self.settings["layout"], self.settings["replaces"]
+        if layout != "frames":
+            if question.prompt.count(replaces) != 1:
+                raise UserError(f"the chat template writes no {replaces!r}, which llama.cpp puts around a picture")
+            return question.prompt.replace(replaces, _MARKER), [_joined(question.seen, frames)]
+        expanded = question.prompt.replace(question.placeholder, question.image_text)
+        texts = re.split(f"(?:{re.escape(question.placeholder)})+", expanded)
+        if len(texts) != len(frames) + 1:
+            raise UserError(f"the prompt has {len(texts) - 1} places for frames, the picture {len(frames)} of them")
+        return _MARKER.join(texts), frames
+
+    def picture(self, question: Question) -> Image.Image | None:
+        """The one picture that llama.cpp gets to cut by itself; None where frames are handed over one by one."""
+        _, pictures = self._media(question)
+        return None if self.settings["layout"] == "frames" else pictures[0]
+
+    def _frames(self, seen: Seen) -> list[Image.Image]:
+        """The pixels the student sees as pictures again; exact, as they were whole numbers before."""
+        pixels = seen.inputs["pixel_values"]
+        if "image_grid_thw" in seen.inputs:
+            return [Image.fromarray(self._whole_numbers(_unpatched(seen, self._pixels)))]
+        return [Image.fromarray(self._whole_numbers(frame)) for frame in pixels.reshape(-1, *pixels.shape[-3:])]
+
+    def _whole_numbers(self, frame: np.ndarray) -> np.ndarray:
+        """float32 [3, height, width] as normalised -> uint8 [height, width, 3]."""
+        values = np.moveaxis(frame, 0, -1).astype(np.float64)
+        if self._pixels.get("do_normalize", True):
+            values = values * np.asarray(self._pixels["image_std"]) + np.asarray(self._pixels["image_mean"])
+        if self._pixels.get("do_rescale", True):
+            values = values / self._pixels.get("rescale_factor", 1 / 255)
+        return np.rint(values).clip(0, 255).astype(np.uint8)
+
+    def _check_text(self, text: str, question: Question) -> None:
+        """Raise UserError where llama.cpp makes other ids of the text around the picture than the student's tokenizer.
+
+        Only the ends can be compared where llama.cpp writes text of its own next to the picture; the number of all
+        tokens is checked after each answer.
+        """
+        before, after = text.split(_MARKER)[0], text.split(_MARKER)[-1]
+        first, last = self.tokenize(before), self.tokenize(after)
+        ids = question.input_ids
+        if ids[: len(first)] != first or ids[len(ids) - len(last) :] != last:
+            raise UserError(
+                f"llama.cpp's tokenizer makes other ids of the prompt {question.prompt!r} than the student's; its way "
+                "to cut words is not written to GGUF here"
+            )
+
+
+class _Heard:
+    """What came from llama.cpp so far while it answers."""
+
+    def __init__(self, stop_ids: Collection[int], on_token: Callable[[int], None]) -> None:
+        self.tokens: list[int] = []
+        self.top: dict[int, dict[int, float]] = {}
+        self.timings: dict[str, float] = {}
+        self.prompt_tokens = 0
+        self.gap = False
+        self._stop_ids, self._on_token = stop_ids, on_token
+
+    @property
+    def stopped(self) -> bool:
+        return bool(self.tokens) and self.tokens[-1] in self._stop_ids
+
+    def hear(self, piece: dict[str, Any]) -> None:
+        """Take the next piece: a token, or the end."""
+        if "error" in piece:
+            raise UserError(f"llama.cpp can't answer ({piece['error']['message']})")
+        self.timings = piece.get("timings") or self.timings
+        self.prompt_tokens = piece["tokens_evaluated"]
+        self.gap = self.gap or piece["tokens_predicted"] > len(self.tokens) + len(piece["tokens"])
+        for chances in piece.get("completion_probabilities", []):
+            place = piece["tokens_predicted"] - 1
+            self.top[place] = {entry["id"]: entry["logprob"] for entry in chances["top_logprobs"]}
+        if piece["tokens"] and not self.gap:
+            self._add(piece["tokens"][0])
+
+    def complete(self, tokens: list[int]) -> None:
+        """Take the ids of the whole answer, and say those that were not heard yet."""
+        for token in tokens[len(self.tokens) :]:
+            if not self.stopped:
+                self._add(token)
+
+    def _add(self, token: int) -> None:
+        self.tokens.append(token)
+        self._on_token(token)
+
+
+class _Local(http.client.HTTPConnection):
+    """HTTP over a socket in the file system."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost")
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.connect(self._path)
+
+
+def _joined(seen: Seen, frames: list[Image.Image]) -> Image.Image:
+    """One picture of the frames in rows and columns, without the small copy that comes last: llama.cpp makes one."""
+    rows, columns = getattr(seen, "rows", 0), getattr(seen, "columns", 0)
+    if len(frames) == 1:
+        return frames[0]
+    if len(frames) != rows * columns + 1:
+        raise UserError(f"{len(frames)} frames can't be joined to {rows} rows of {columns}")
+    width, height = frames[0].size
+    whole = Image.new("RGB", (width * columns, height * rows))
+    for index, frame in enumerate(frames[:-1]):
+        whole.paste(frame, (index % columns * width, index // columns * height))
+    return whole
+
+
+def _unpatched(seen: Seen, settings: Mapping[str, Any]) -> np.ndarray:
+    """Qwen's flat patches, block after block, as one picture again: float32 [3, height, width]."""
+    _, rows, columns = (int(side) for side in seen.inputs["image_grid_thw"][0])
+    merge, patch, frames = settings["merge_size"], settings["patch_size"], settings.get("temporal_patch_size", 2)
+    blocks = seen.inputs["pixel_values"].reshape(
+        rows // merge, columns // merge, merge, merge, -1, frames, patch, patch
+    )
+    picture = blocks[..., 0, :, :].transpose(4, 0, 2, 5, 1, 3, 6)
+    return picture.reshape(-1, rows * patch, columns * patch)
+
+
+def _png(picture: Image.Image) -> str:
+    """Lossless, little compressed, as base64."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=1)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")

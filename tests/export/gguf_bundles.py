@@ -1,0 +1,111 @@
+"""Tiny students as GGUF, each made once in a test session, and questions to them beside what PyTorch says."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from masters_edge.export import graphs
+from masters_edge.export.quantize.plan import plan
+from masters_edge.export.quantize.weights import quantize
+from masters_edge.export.student import LoadedStudent, load
+from masters_edge.export.targets import Job
+from masters_edge.export.targets import gguf as target
+from masters_edge.runtime.backends import Question
+from masters_edge.runtime.backends.llamacpp import LlamaCpp, open_backend
+from masters_edge.runtime.families import open_family
+from masters_edge.runtime.prompt import Prompt
+from tests import tiny
+from tests.export import bundles
+
+NEW_TOKENS = 12
+QUESTION = "what is in this image?"
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished folder: `exact` before the integers were written, `shipped` after."""
+
+    student: LoadedStudent
+    job: Job
+    graphs: dict[str, str]
+    exact: Path
+    shipped: Path
+
+
+def windows(folder: Path, seed: int = 0) -> Path:
+    """A Qwen2.5-VL with windows of 112 pixels, the only ones llama.cpp knows."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+
+    vision = dict(window_size=112, fullatt_block_indexes=[1])
+    config = functools.partial(tiny._qwen_config, Qwen2_5_VLConfig, vision, dict(mrope_section=[2, 3, 3]), tied=False)
+    model = Qwen2_5_VLForConditionalGeneration
+    return tiny._qwen(folder, seed, model, config, Qwen2_5_VLProcessor, tiny.QWEN2_5_TEMPLATE)
+
+
+def tiled(folder: Path, width: int = 144) -> Path:
+    """A SmolVLM whose pictures are always cut, and whose tokenizer has two line breaks as one token, as the real ones;
+    `width` of the vision MLPs."""
+    texts, config = tiny.TEXTS, tiny._config
+
+    def changed(tokenizer: Any) -> dict:
+        found = config(tokenizer)
+        return found | {"vision_config": found["vision_config"] | {"intermediate_size": width}}
+
+    tiny.TEXTS, tiny._config = [*texts, "one.\n\ntwo.\n\n"], changed
+    try:
+        return tiny.smolvlm(folder, splitting=True)
+    finally:
+        tiny.TEXTS, tiny._config = texts, config
+
+
+STUDENTS = {
+    **{name: tiny.FAMILIES[name] for name in ("smolvlm", "idefics3", "qwen3_vl", "internvl3", "internvl3_5")},
+    "qwen2_5_vl": windows,
+    "smolvlm_whole": functools.partial(tiny.smolvlm, splitting=False),
+    "smolvlm_tiled": tiled,
+    "smolvlm_square": functools.partial(tiled, width=64),
+}
+
+
+@functools.lru_cache
+def student(name: str) -> Path:
+    return STUDENTS[name](bundles.root() / f"gguf-{name}")
+
+
+@functools.lru_cache
+def made(name: str, scheme: str) -> Made:
+    loaded = load(student(name))
+    weights = quantize(loaded, plan(scheme))
+    exact, shipped = (bundles.root() / f"gguf-{name}-{scheme}-{which}" for which in ("exact", "shipped"))
+    for folder in (exact, shipped):
+        folder.mkdir()
+    written = target.write(Job(loaded, weights, [], exact))
+    job = Job(loaded, weights, [], shipped)
+    target.write(job)
+    target.ship(job, written)
+    return Made(loaded, job, written, exact, shipped)
+
+
+def backend(of: Made, exact: bool) -> LlamaCpp:
+    return open_backend(of.exact if exact else of.shipped, of.graphs, 1, exact)
+
+
+def question(of: Made, image: Image.Image, text: str = QUESTION) -> Question:
+    family, prompt = open_family(of.student.model_type, of.exact), Prompt(of.exact)
+    seen = family.look(image)
+    image_text = family.image_text(seen)
+    ids = prompt.ids(text, family.placeholder, image_text)
+    return Question(seen, prompt.text(text), family.placeholder, image_text, ids)
+
+
+def reference(of: Made, image: Image.Image, text: str = QUESTION) -> Any:
+    """What PyTorch says, with the very numbers the integers mean."""
+    return graphs.family(of.student.model_type).Reference(of.student, image, text, NEW_TOKENS)
+
+
+def stop_ids(of: Made) -> list[int]:
+    stops = of.student.model.generation_config.eos_token_id
+    return stops if isinstance(stops, list) else [stops]
