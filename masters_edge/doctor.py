@@ -16,9 +16,14 @@ from rich.text import Text
 EXTRAS = {
     "distill": ("train a student", ("torch", "transformers", "accelerate", "datasets", "pyarrow", "safetensors")),
     "onnx": ("export to ONNX, quantize", ("onnx", "onnxscript", "torchao")),
+    "openvino": ("export to OpenVINO, and run there", ("openvino", "openvino_tokenizers")),
+    "coreml": ("export to Core ML", ("coremltools",)),
+    "executorch": ("export to ExecuTorch, and run there", ("executorch",)),
+    "gguf": ("export to GGUF, and run on llama.cpp", ("gguf", "xllamacpp")),
+    "optimum": ("`optimum-cli export edge`", ("optimum",)),
     "bench": ("measure and draw", ("easy_vqa", "matplotlib")),
 }
-RUNTIMES = {"onnxruntime": "onnxruntime"}
+RUNTIMES = {name: name for name in ("onnxruntime", "openvino", "xllamacpp", "executorch", "coremltools")}
 
 
 def extra_with(module: str) -> str | None:

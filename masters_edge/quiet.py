@@ -4,9 +4,12 @@ Only messages that say nothing about the user's run are listed here, each with i
 visible. Call `hush()` before the first import of torch or transformers.
 """
 
+import importlib
 import logging
 import os
+import sys
 import warnings
+from types import ModuleType
 
 # Loggers whose INFO/WARNING lines concern the build of a library, not this run.
 LOGGERS = (
@@ -39,3 +42,12 @@ def hush_transformers() -> None:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+
+
+def import_openvino(name: str = "openvino") -> ModuleType:
+    """OpenVINO, or one of its neighbours by name, without the telemetry that its import would send.
+
+    OpenVINO takes a stub of its own where the telemetry package can't be imported.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return importlib.import_module(name)

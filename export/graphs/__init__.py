@@ -17,7 +17,6 @@ from torch import nn
 
 from masters_edge.errors import UserError
 from masters_edge.export import registry
-from masters_edge.export.student import LoadedStudent
 
 
 @dataclass
@@ -64,15 +63,3 @@ def family(model_type: str) -> ModuleType:
             return module
     known = ", ".join(sorted(t for module in modules for t in module.MODEL_TYPES))
     raise UserError(f"students of model_type {model_type!r} can't be exported yet; these can: {known}")
-
-
-def linears(student: LoadedStudent) -> dict[str, dict[str, nn.Linear]]:
-    """The student's linear layers by part of its family: part -> name -> layer."""
-    weights = family(student.model_type).WEIGHTS
-    found: dict[str, dict[str, nn.Linear]] = {part: {} for part in weights}
-    for name, module in student.model.named_modules():
-        if isinstance(module, nn.Linear):
-            for part, prefix in weights.items():
-                if f"{name}.".startswith(prefix):
-                    found[part][name] = module
-    return found

@@ -169,14 +169,12 @@ def _shared(layers: dict[str, dict[str, Layer]], fit: Mapping[str, Any]) -> dict
 
 
 def _put_back(fit: Mapping[str, tuple[Layer, Scheme]], tensors: Mapping[str, QuantizedTensor]) -> None:
-    """Weights become float32 again, with the integers' exact meaning; one that two layers share stays one."""
-    made: dict[int, nn.Parameter] = {}
-    old = {name: layer.weight for name, (layer, _) in fit.items()}
+    """Weights get the integers' exact meaning, in their own memory; one that two layers share stays one."""
+    done: set[int] = set()
     for name, (layer, _) in fit.items():
-        if id(old[name]) not in made:
-            values = torch.from_numpy(tensors[name].dequantize())
-            made[id(old[name])] = nn.Parameter(values, requires_grad=False)
-        layer.weight = made[id(old[name])]
+        if id(layer.weight) not in done:
+            layer.weight.data.copy_(torch.from_numpy(tensors[name].dequantize()))
+            done.add(id(layer.weight))
 
 
 def _halve(student: LoadedStudent, plan: Plan) -> frozenset[str]:

@@ -7,8 +7,14 @@ A target's module has
 - `ship(job, graphs) -> bool`: switch the files to the settings the bundle ships with; False where those are the exact
   ones (what a runtime chooses when it loads a file, its backend does by `exact`);
 - `integers(folder, graphs)`: read the finished files again: each quantized parameter's name, its integers int8
-  [out, in] and its scales float32 [out, groups], which must be torchao's bit for bit;
-- `unsupported(student) -> str | None`, where some family can't go there: one sentence that says why.
+  [out, in] and its scales float32 [out, groups], which must be torchao's bit for bit,
+
+and may have
+- `unsupported(student) -> str | None`, where some family can't go there: one sentence that says why;
+- `SHIPS_FASTER = True`, where the backend's `exact` alone parts exact from shipping arithmetic;
+- `open_backend(folder, graphs, threads, exact)`, where the runtime can't run here and something stands in for it;
+- `RUNTIMES` (model type -> words) for the model card: which other runtimes load the bundle as it is;
+- `NOTES` for the manifest: what a reader must know of every bundle.
 
 No target imports another; what two share lies in `export/` (`onnx_graphs.py`). Nothing heavy is imported here.
 """

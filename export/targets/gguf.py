@@ -20,6 +20,8 @@ from masters_edge.export.targets import Job
 BACKEND = "llamacpp"
 VERSIONS = ("gguf", "xllamacpp")
 SCHEMES = ("fp32", "fp16", "int8", "int4", "int4-g64", "int4-g128")
+_LLAMA = ("llama.cpp and what is built on it, with `model.gguf` and `mmproj.gguf`",)
+RUNTIMES = dict.fromkeys(("smolvlm", "idefics3", "qwen2_5_vl", "qwen3_vl", "internvl"), _LLAMA)
 MODEL, EYE = "model.gguf", "mmproj.gguf"
 
 

@@ -23,6 +23,14 @@ BACKEND = "onnxruntime"
 VERSIONS = ("onnx", "onnxscript", "onnxruntime")
 SCHEMES = tuple(ALL_SCHEMES)
 OPSET = 20
+_JS, _GENAI = "transformers.js ({})", "onnxruntime-genai (`og.Model(folder)`), one picture at a time"
+RUNTIMES = {
+    "smolvlm": (_JS.format("with its own resizing, which differs from PyTorch's"),),
+    "idefics3": (_JS.format("with its own resizing, which differs from PyTorch's"),),
+    "qwen2_5_vl": (_JS.format("with its own resizing, which differs from PyTorch's"), _GENAI),
+    "qwen3_vl": (_JS.format("with its own resizing, which differs from PyTorch's"), _GENAI),
+    "internvl": (_JS.format("as `llava`, one tile a picture"),),
+}
 # MatMulNBits: 1 multiplies in float32, 4 quantizes the activations to int8 and is faster.
 EXACT, FAST = 1, 4
 _LARGEST_BLOCK, _USUAL_BLOCK = 128, 32

@@ -28,14 +28,18 @@ def one(student: Path, target: str, scheme: str, out: Path) -> dict[str, Any]:
     from masters_edge.export import export_student
 
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (512, 512, 3), np.uint8))
-    stages: dict[str, float] = {}
+    stages: dict[str, dict[str, float]] = {}
     started = last = time.perf_counter()
+    current = "loading the student"
 
     def heard(stage: str, share: float) -> None:
-        nonlocal last
+        """Time and memory so far go to the stage that was running."""
+        nonlocal last, current
         now = time.perf_counter()
-        stages[stage] = stages.get(stage, 0) + now - last
-        last = now
+        stages.setdefault(current, {"seconds": 0.0})
+        stages[current]["seconds"] = round(stages[current]["seconds"] + now - last, 1)
+        stages[current]["peak_rss_mib"] = round(peak_rss_mib())
+        last, current = now, stage
 
     manifest = export_student(
         student, target=target, scheme=scheme, out=out, samples=[(picture, "what is in this image?")], on_progress=heard
@@ -54,7 +58,7 @@ def one(student: Path, target: str, scheme: str, out: Path) -> dict[str, Any]:
         "parity": {part: figure.max_relative_error for part, figure in manifest.parity.exact.parts.items()},
         "equal_answers": manifest.parity.exact.equal_answers,
         "shipped_equal_answers": manifest.parity.shipped.equal_answers,
-        "stages_ended_after": {stage: round(took, 1) for stage, took in stages.items()},
+        "stages": stages,
     }
 
 

@@ -10,8 +10,9 @@ import torch
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.llava_onevision.modeling_llava_onevision import LlavaOnevisionModel
 
-from masters_edge.export import export_student, graphs
+from masters_edge.export import export_student
 from masters_edge.export.graphs import llava_onevision as family
+from masters_edge.export.quantize.weights import layers_of
 from masters_edge.export.student import LoadedStudent, load
 from masters_edge.runtime.families.llava_onevision import packing, preprocess
 from tests import tiny
@@ -133,10 +134,10 @@ def test_every_weight_has_the_students_name() -> None:
     names = set(student().model.state_dict())
     for part in family.parts(student()):
         assert {part.student_name(name) for name, _ in part.module.named_parameters()} <= names, part.name
-    assert {part: len(layers) for part, layers in graphs.linears(student()).items()} == {
+    assert {part: len(layers) for part, layers in layers_of(student()).items()} == {
         "vision": 12,
         "connector": 2,
-        "embeddings": 0,
+        "embeddings": 1,
         "decoder": 14,
         "head": 1,
     }

@@ -35,7 +35,9 @@ def finished(family: str, scheme: str) -> tuple[LoadedStudent, Path]:
     quantize(student, plan.plan(scheme))
     folder = bundles.root() / f"{family}-{scheme}-genai"
     shutil.copytree(bundles.exported(family, scheme), folder)
-    for file in bundle.read(folder).graphs.values():  # the fast kernels that ship round activations to 8 bits, which PyTorch doesn't
+    for file in bundle.read(
+        folder
+    ).graphs.values():  # the fast kernels that ship round activations to 8 bits, which PyTorch doesn't
         model = onnx.load(folder / file)
         for attribute in (a for node in model.graph.node for a in node.attribute if a.name == "accuracy_level"):
             attribute.i = onnx_target.EXACT
