@@ -1,0 +1,116 @@
+"""Every family on every target, every scheme on every target: docs/families.md is what these tests found.
+
+A cell is an export that passed its gate: exact parity with PyTorch, greedy answers token by token, integers bit for
+bit. The families go through with a plan that spreads the target's schemes over the parts; the schemes one by one on
+SmolVLM. `MASTERS_EDGE_WRITE_DOCS=1 pytest tests/export/test_table.py` writes the page anew.
+"""
+
+import importlib
+import os
+from pathlib import Path
+
+import pytest
+
+from masters_edge.errors import UserError
+from masters_edge.export import export_student, targets
+from masters_edge.export.quantize.plan import PARTS, Plan, plan
+from masters_edge.export.quantize.schemes import SCHEMES
+from tests import tiny
+from tests.export import bundles, gguf_bundles
+
+PAGE = Path(__file__).parents[2] / "docs" / "families.md"
+FAMILIES = {
+    "smolvlm": "SmolVLM, SmolVLM2",
+    "idefics3": "Idefics3",
+    "qwen2_5_vl": "Qwen2.5-VL",
+    "qwen3_vl": "Qwen3-VL",
+    "internvl3": "InternVL3",
+    "internvl3_5": "InternVL3.5",
+    "llava_onevision": "LLaVA-OneVision",
+}
+# The windows of tiny.qwen2_5_vl are smaller than llama.cpp's; the published checkpoints have the size it knows.
+STUDENTS = {("qwen2_5_vl", "gguf"): gguf_bundles.windows}
+HEAD = """# Families, targets, schemes
+
+Written by `tests/export/test_table.py`, which exports a tiny student for every cell and holds it to PyTorch: exact parity of
+each part, greedy answers token by token, integers bit for bit.
+
+"""
+families: dict[tuple[str, str], str] = {}
+schemes: dict[tuple[str, str], str] = {}
+
+
+def target_module(name: str):
+    return importlib.import_module(f"masters_edge.export.targets.{name}")
+
+
+def mixed(target: str) -> Plan:
+    """The target's schemes, spread over the parts as far as they go."""
+    known = [name for name in ("int4", "int8", "fp16", "int4-g64", "int4-a8", "int8-a8", "fp32") if takes(target, name)]
+    wanted = dict(zip(("decoder", "vision", "embeddings", "head", "connector"), known * 5))
+    return plan(known[0], wanted)
+
+
+def takes(target: str, scheme: str) -> bool:
+    return scheme in target_module(target).SCHEMES
+
+
+@pytest.mark.parametrize("target", targets())
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_on_a_target(family: str, target: str, tmp_path: Path) -> None:
+    build = STUDENTS.get((family, target), tiny.FAMILIES[family])
+    student = build(tmp_path / "student")
+    try:
+        manifest = export_student(
+            student, target=target, scheme=mixed(target), out=tmp_path / "out", samples=bundles.samples(2)
+        )
+    except UserError as error:
+        assert str(error).endswith("; nothing was written"), error  # the target refuses the family, and says why
+        families[family, target] = str(error).removesuffix("; nothing was written")
+        return
+    assert manifest.parity.exact.equal_answers > 0
+    assert {part: manifest.quantization.schemes[part] for part in PARTS}.keys() == set(PARTS)
+    families[family, target] = "yes"
+
+
+@pytest.mark.parametrize(("target", "scheme"), [(t, s) for t in targets() for s in SCHEMES if takes(t, s)])
+def test_a_scheme_on_a_target(target: str, scheme: str, tmp_path: Path) -> None:
+    export_student(
+        bundles.student("smolvlm"), target=target, scheme=scheme, out=tmp_path / "out", samples=bundles.samples(1)
+    )
+    schemes[target, scheme] = "yes"
+
+
+def test_the_page_is_what_was_found() -> None:
+    if len(families) < len(FAMILIES) * len(targets()) or not schemes:
+        pytest.skip("only a part of this file was run")
+    page = HEAD + table() + scheme_table()
+    if os.environ.get("MASTERS_EDGE_WRITE_DOCS"):
+        PAGE.write_text(page, encoding="utf-8")
+    assert PAGE.read_text(encoding="utf-8") == page, "run it again with MASTERS_EDGE_WRITE_DOCS=1"
+
+
+def table() -> str:
+    """Families by targets; an empty cell has a footnote that says why."""
+    reasons: list[str] = []
+    lines = [f"| | {' | '.join(targets())} |", "|---" * (len(targets()) + 1) + "|"]
+    for family, name in FAMILIES.items():
+        cells = []
+        for target in targets():
+            found = families[family, target]
+            if found != "yes":
+                if found not in reasons:
+                    reasons.append(found)
+                found = f"no [{reasons.index(found) + 1}]"
+            cells.append(found)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    notes = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
+    return "\n".join([*lines, "", *notes, ""]) + "\n"
+
+
+def scheme_table() -> str:
+    lines = [f"| | {' | '.join(targets())} |", "|---" * (len(targets()) + 1) + "|"]
+    for scheme in SCHEMES:
+        lines.append(f"| {scheme} | {' | '.join(schemes.get((target, scheme), '') for target in targets())} |")
+    why = "An empty cell: the format has no way to hold such weights, or its runtime none to compute with them."
+    return "\n".join([*lines, "", why, ""])
