@@ -58,11 +58,12 @@ def _section(title: str, blocks: Sequence[str]) -> list[str]:
 
 
 def _run(manifest: Manifest, runtimes: Sequence[str]) -> list[str]:
-    known = (importlib.import_module(f"{backends.__name__}.{name}") for name in backends.names())
+    known = [importlib.import_module(f"{backends.__name__}.{name}") for name in backends.names()]
     blocks = []
     if any(manifest.target in backend.AVAILABLE_FOR for backend in known):
+        package = next(backend.PACKAGE for backend in known if manifest.target in backend.AVAILABLE_FOR)
         command = 'masters-edge ask THIS_FOLDER picture.png "what is in this picture?"'
-        blocks.append(f"```bash\npip install masters-edge\n{command}\n```")
+        blocks.append(f"```bash\npip install masters-edge {package}\n{command}\n```")
     if runtimes:
         blocks += ["Other runtimes that load this folder as it is:", _list(runtimes)]
     return blocks + ["`masters-edge inspect THIS_FOLDER` shows what is in it and checks every file."]

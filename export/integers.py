@@ -38,6 +38,8 @@ def _compare(record: QuantizedTensor, integers: np.ndarray, scales: np.ndarray) 
     if odd or not np.array_equal(scales.astype(np.float32), expected):
         raise UserError(f"the scales of {record.name} in the files are not torchao's; no bundle was written")
     if not np.array_equal(integers, record.integers):
-        rows, columns = np.nonzero(integers != record.integers) if integers.shape == record.integers.shape else ([], [])
-        where = f" first at row {rows[0]}, column {columns[0]}" if len(rows) else ""
+        where = ""
+        if integers.shape == record.integers.shape:
+            row, column = np.argwhere(integers != record.integers)[0]
+            where = f" first at row {row}, column {column}"
         raise UserError(f"the integers of {record.name} in the files are not torchao's{where}; no bundle was written")

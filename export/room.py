@@ -63,15 +63,25 @@ def weights_by_part(student: Path, prefixes: Mapping[str, str]) -> dict[str, int
     counts = dict.fromkeys([*PARTS, _ELSEWHERE], 0)
     longest_first = sorted(prefixes.items(), key=lambda item: -len(item[1]))
     for path in sorted(student.glob("*.safetensors")):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                part = next((part for part, prefix in longest_first if name.startswith(prefix)), _ELSEWHERE)
-                counts[part] += math.prod(tensor["shape"])
+        for name, shape in _shapes(path).items():
+            part = next((part for part, prefix in longest_first if name.startswith(prefix)), _ELSEWHERE)
+            counts[part] += math.prod(shape)
     if not counts["head"]:  # saved once, as the embedding
         counts["head"] = counts["embeddings"]
     return counts
+
+
+def _shapes(path: Path) -> dict[str, list[int]]:
+    """Names and shapes from a safetensors header; raises UserError for what is none."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(length)) if length < path.stat().st_size else None
+        except ValueError:
+            header = None
+    if not isinstance(header, dict):
+        raise UserError(f"{path} can't be loaded (it is no safetensors file); save the student again")
+    return {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}
 
 
 def _size(count: int) -> str:

@@ -84,7 +84,7 @@ class ShippedParity(_Model):
 
 
 class Parity(_Model):
-    """The gate's figures: how many samples, the tolerance (relative, or in nats for `logprob_error`), what was found."""
+    """The gate's figures: how many samples, the tolerance (relative; nats for `logprob_error`), what was found."""
 
     samples: int = Field(ge=1)
     tolerance: float

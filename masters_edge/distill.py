@@ -258,6 +258,10 @@ class _Pass:
         if training.needs_reference(recipe, phase) and not recipe.train.lora:  # adapters can be switched off instead
             reference = copy.deepcopy(student).requires_grad_(False)
         student = training.trainable(student, recipe)
+        rounding = None
+        if recipe.quantize.qat and number == len(recipe.train.phases) - 1:
+            rounding = training.FakeQuantization.of(student, recipe.quantize.qat, phase)
+            say(f"weights rounded as {rounding.plan.name} from step {rounding.first + 1} on")
         checkpoints = folder / "checkpoints"
         resume = training.last_checkpoint(checkpoints)
         if here.is_main_process:
@@ -288,7 +292,8 @@ class _Pass:
                 args=training.arguments(recipe, phase, checkpoints),
                 train_dataset=training.Visits(visits, self._label_row),
                 data_collator=training.Collator(self.prompter, teachers),
-                callbacks=[reporter, training.MarkComplete()],
+                rounding=rounding,
+                callbacks=[reporter, training.MarkComplete(), *([rounding] if rounding else [])],
             )
             reporter.trainer = trainer
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)

@@ -32,6 +32,9 @@ def hush() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     # peft and transformers' own Trainer still say gradient_checkpointing for activation_checkpointing.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
+    # Executorch speaks of its own state of development, and of the KV cache, which is meant to change.
+    warnings.filterwarnings("ignore", message="This API is experimental.*")
+    warnings.filterwarnings("ignore", message=".*Mutation on a buffer in the model is detected.*")
     # torch's exporter copies a tree spec through a deprecated class of its own.
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 

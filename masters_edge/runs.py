@@ -125,6 +125,7 @@ def open_run(recipe: Recipe, recipe_path: Path, fingerprints: dict[str, Any], th
     if (run.folder / "run.json").exists():
         info, before = run.info(), run.recipe()
         changed = [s for s in _TRAINED_BY if getattr(before, s) != getattr(recipe, s)]
+        changed += ["quantize.qat"] if before.quantize.qat != recipe.quantize.qat else []
         changed += [name for name, value in fingerprints.items() if info["fingerprints"].get(name) != value]
         if changed:
             raise UserError(

@@ -42,7 +42,10 @@ def test_export_runtime_and_benchmarks_know_nothing_of_training() -> None:
 
 
 def test_what_a_device_needs_is_torch_free() -> None:
-    assert not offenders([*sources("masters_edge/runtime"), ROOT / "masters_edge/bundle.py"], HEAVY)
+    runtime = [*sources("masters_edge/runtime"), ROOT / "masters_edge/bundle.py"]
+    # ExecuTorch's own Python runtime speaks torch tensors: its backend imports torch when it runs, and no earlier.
+    assert not offenders([path for path in runtime if path.name != "executorch.py"], HEAVY)
+    assert not offenders(runtime, HEAVY, everywhere=False)
     assert not offenders([ROOT / "masters_edge/cli.py", ROOT / "masters_edge/workflow.py"], HEAVY)
     measuring = [path for path in sources("benchmarks") if path.name != "pytorch.py"]
     assert not offenders(measuring, HEAVY, everywhere=False)

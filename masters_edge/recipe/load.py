@@ -152,6 +152,8 @@ def _names(recipe: Recipe) -> Iterator[tuple[Key, str, list[str]]]:
     for index, scheme in enumerate(recipe.quantize.schemes):
         if isinstance(scheme, str):  # one with exceptions has checked itself
             yield ("quantize", "schemes", index), scheme, export.schemes()
+    if recipe.quantize.qat and isinstance(recipe.quantize.qat.scheme, str):
+        yield ("quantize", "qat", "scheme"), recipe.quantize.qat.scheme, export.schemes()
     for index, target in enumerate(recipe.export.targets):
         yield ("export", "targets", index), target, export.targets()
 

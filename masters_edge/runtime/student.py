@@ -60,9 +60,9 @@ class _Course:
 class Student:
     """A loaded bundle, not safe to share between threads.
 
-    `backend` runs it (its three parts, or all of it at once), `family` knows what a picture becomes, `prompt` the template and the tokenizer. `exact`
-    asks the runtime for its most exact arithmetic, as the parity gate does, in place of the fast one that ships.
-    `backend` is a name, or one that was opened already.
+    `backend` runs it (its three parts, or all of it at once), `family` knows what a picture becomes, `prompt` has the
+    template and the tokenizer. `exact` asks the runtime for its most exact arithmetic, as the parity gate does, in
+    place of the fast one that ships. The backend is given by name, or opened already.
     """
 
     def __init__(
@@ -122,7 +122,8 @@ class Student:
         room = self.context - len(asked.input_ids)
         if room < 1:
             raise UserError(
-                f"the prompt has {len(asked.input_ids)} tokens, the student reads {self.context}; ask a shorter question"
+                f"the prompt has {len(asked.input_ids)} tokens, the student reads {self.context}; "
+                "ask a shorter question"
             )
         if limit < 1:
             raise UserError(f"max_new_tokens is {limit}; it must be 1 or more")

@@ -2,12 +2,14 @@
 
 from masters_edge.training.batches import Collator, Visit, Visits
 from masters_edge.training.checkpoints import MarkComplete, last_checkpoint
+from masters_edge.training.qat import FakeQuantization
 from masters_edge.training.setup import arguments, check, needs_reference, needs_teacher, trainable
 from masters_edge.training.sharded import whole
 from masters_edge.training.trainer import PhaseTrainer
 
 __all__ = [
     "Collator",
+    "FakeQuantization",
     "MarkComplete",
     "PhaseTrainer",
     "Visit",

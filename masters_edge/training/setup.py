@@ -17,7 +17,7 @@ from masters_edge import processes, schedule
 from masters_edge.errors import UserError
 from masters_edge.recipe import Phase, Recipe
 from masters_edge.recipe.schema import Lora
-from masters_edge.training import sharded
+from masters_edge.training import qat, sharded
 
 KEPT_CHECKPOINTS = 2
 # transformers 5.2x renamed it
@@ -42,8 +42,8 @@ def check(recipe: Recipe, student: str) -> None:
 
     Raises:
         UserError: a tracker that isn't known or installed, liger without a GPU, questions that can't be dealt out to
-            the processes, adapters for layers that aren't there, nothing left that learns, or models cut up in a way
-            that isn't built in.
+            the processes, adapters for layers that aren't there, nothing left that learns, models cut up in a way
+            that isn't built in, or weights that can't be rounded while they learn.
     """
     from masters_edge.families import load_config
 
@@ -54,6 +54,7 @@ def check(recipe: Recipe, student: str) -> None:
         raise UserError("train.liger: liger-kernel's fused layers need a GPU; leave it out on this machine")
     if train.liger and importlib.util.find_spec("liger_kernel") is None:
         raise UserError("train.liger needs liger-kernel, which is not installed; run: pip install liger-kernel")
+    qat.check(recipe, load_config(student).model_type)
     for phase in train.phases:
         questions_per_device(recipe, phase)
     if train.lora or train.freeze:

@@ -22,7 +22,7 @@ from masters_edge.objective.divergence import TopLogProbs
 from masters_edge.objective.terms import LogitsOf, Objective, Tokens
 from masters_edge.recipe import Phase, Recipe
 from masters_edge.teachers import TeacherChain
-from masters_edge.training import sharded
+from masters_edge.training import qat, sharded
 from masters_edge.training.setup import has_adapters, needs_reference, plain_student
 
 
@@ -38,11 +38,13 @@ class PhaseTrainer(Trainer):
         prompter: Prompter,
         teachers: TeacherChain | None,
         reference: Any,
+        rounding: qat.FakeQuantization | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         sharded.load_whole()
         self.phase, self.recipe, self.family, self.teachers = phase, recipe, family, teachers
+        self.rounding = rounding
         self.prepare_frozen = sharded.preparer(self.accelerator)
         self.reference = self.prepare_frozen(reference) if reference is not None and self.prepare_frozen else reference
         self.remove_callback(PrinterCallback)  # metrics_log.Reporter speaks instead
@@ -93,6 +95,8 @@ class PhaseTrainer(Trainer):
             return loss
 
         loss = forward_as(model, student, objective)
+        if self.rounding:
+            reported["qat"] = torch.tensor(float(self.rounding.on))
         for name, value in {**reported, **inputs.get("scores", {})}.items():
             self.measured[name].append(float(value))
         return (loss, {}) if return_outputs else loss
@@ -112,7 +116,8 @@ class PhaseTrainer(Trainer):
                 teacher,
                 reference,
             )
-            return chunked.loss(hidden, sharded.head_in_forward(plain), self.vocabulary, objective)
+            head = qat.head(plain, sharded.head_in_forward(plain))
+            return chunked.loss(hidden, head, self.vocabulary, objective)
 
     def _teacher(self, inputs: Any) -> LogitsOf | TopLogProbs | None:
         if self.phase.objective not in ("joint", "distill"):

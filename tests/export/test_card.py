@@ -78,7 +78,7 @@ def test_nothing_is_made_up_for_a_bare_student(folder: Path) -> None:
 
 
 def test_a_target_that_does_not_run_here_promises_no_answer(folder: Path) -> None:
-    assert "masters-edge ask" not in text(folder, BARE, target="coreml")
+    assert "masters-edge ask" not in text(folder, BARE, target="tflite")
 
 
 def test_it_does_not_depend_on_the_clock_nor_on_an_older_card(folder: Path) -> None:

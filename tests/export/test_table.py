@@ -32,8 +32,8 @@ FAMILIES = {
 STUDENTS = {("qwen2_5_vl", "gguf"): gguf_bundles.windows}
 HEAD = """# Families, targets, schemes
 
-Written by `tests/export/test_table.py`, which exports a tiny student for every cell and holds it to PyTorch: exact parity of
-each part, greedy answers token by token, integers bit for bit.
+Written by `tests/export/test_table.py`, which exports a tiny student for every cell and holds it to PyTorch: exact
+parity of each part, greedy answers token by token, integers bit for bit.
 
 """
 families: dict[tuple[str, str], str] = {}

@@ -1,9 +1,9 @@
 """Runtimes a student can run on: one file per backend, found by its name. A new backend touches no other file.
 
 Most run the student's three parts, one by one (`Backend`). llama.cpp answers whole questions by its own code
-(`WholeBackend`). A backend's module says with `AVAILABLE_FOR` which bundle targets it runs and makes, with
-`open_backend(folder, graphs, threads, exact)`, one of the two. `exact` asks for the
-most exact arithmetic the runtime has, False for the fast one that ships.
+(`WholeBackend`). A backend's module names the `PACKAGE` it needs, which it imports when it opens, says with
+`AVAILABLE_FOR` which bundle targets it runs, and makes one of the two with `open_backend(folder, graphs, threads,
+exact)`. `exact` asks for the most exact arithmetic the runtime has, False for the fast one that ships.
 """
 
 import importlib
@@ -109,5 +109,11 @@ def open_backend(
     for candidate in known if name == "auto" else [name]:
         module = importlib.import_module(f"{__name__}.{candidate}")
         if target in module.AVAILABLE_FOR:
-            return module.open_backend(folder, graphs, threads, exact)
+            try:
+                return module.open_backend(folder, graphs, threads, exact)
+            except ImportError as error:
+                raise UserError(
+                    f"{folder} is a bundle for {target}, which needs a package that can't be imported here ({error}); "
+                    f"run: pip install {module.PACKAGE}"
+                ) from None
     raise UserError(f"a bundle for {target} can't run on backend {name!r}; use one of: auto, {', '.join(known)}")

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xllamacpp
 from PIL import Image
 
 from masters_edge.errors import UserError
@@ -28,6 +27,7 @@ from masters_edge.runtime.backends import Question, WholeAnswer
 from masters_edge.runtime.families import Seen, read_json
 
 AVAILABLE_FOR = ("gguf",)
+PACKAGE = "xllamacpp"
 CONTEXT = 8192  # tokens of KV cache at most, as llama.cpp takes its memory when it loads
 _MARKER = "<__masters_edge_picture__>"
 
@@ -43,6 +43,8 @@ class LlamaCpp:
     name = "llamacpp"
 
     def __init__(self, folder: Path, graphs: dict[str, str], threads: int, exact: bool) -> None:
+        import xllamacpp
+
         self.exact = exact
         self.settings = read_json(folder / "llamacpp.json")
         self._pixels = read_json(folder / "preprocessor_config.json")

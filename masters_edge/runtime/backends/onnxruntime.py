@@ -8,13 +8,14 @@ import onnxruntime as ort
 from masters_edge.errors import UserError
 
 AVAILABLE_FOR = ("onnx", "onnx_portable")
+PACKAGE = "onnxruntime"
 
 
 def open_backend(folder: Path, graphs: dict[str, str], threads: int, exact: bool = False) -> "OnnxRuntime":
     """Load the three graphs; `threads` is the number of threads inside one operator.
 
-    How exact a MatMulNBits is stands in the graph itself (`accuracy_level`); `exact` says it for those that ONNX Runtime
-    makes of DequantizeLinear and MatMul.
+    How exact a MatMulNBits is stands in the graph itself (`accuracy_level`); `exact` says it for those that ONNX
+    Runtime makes of DequantizeLinear and MatMul.
     """
     return OnnxRuntime(folder, graphs, threads, exact)
 

@@ -10,6 +10,7 @@ from masters_edge.quiet import import_openvino
 from masters_edge.runtime.backends._openvino_qwen import QwenVision
 
 AVAILABLE_FOR = ("openvino",)
+PACKAGE = "openvino"
 # Without these OpenVINO takes bfloat16, int8 activations and an 8-bit cache where they are faster.
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 
@@ -27,12 +28,7 @@ class OpenVino:
     def __init__(self, folder: Path, graphs: dict[str, str], threads: int, exact: bool) -> None:
         # Pinned to cores, two processes would wait for the same ones.
         config = {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False, **(EXACT if exact else {})}
-        try:
-            core = import_openvino().Core()
-        except ImportError as error:
-            raise UserError(
-                f"this bundle needs OpenVINO ({error}); run: pip install 'masters-edge[openvino]'"
-            ) from None
+        core = import_openvino().Core()
         compiled = {part: _compile(core, folder / file, config) for part, file in graphs.items()}
         self._vision = (
             QwenVision(folder, compiled) if "vision_patches" in graphs else _Plain(compiled["vision_encoder"])

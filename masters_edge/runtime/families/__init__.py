@@ -17,7 +17,6 @@ from PIL import Image
 
 from masters_edge.errors import UserError
 
-
 # The key of a bundle's `config.json` with the student's own family, where another runtime knows it by another name.
 OWN_MODEL_TYPE = "masters_edge_model_type"
 
