@@ -11,11 +11,14 @@ demo: $(VENV)/installed
 	$(BIN)/masters-edge export
 	$(BIN)/masters-edge bench
 
+# A worker for each core; a file's tests stay together, as they share what is exported once.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
+
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 test-slow: $(VENV)/installed
-	$(BIN)/python -m pytest -q -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -8,7 +8,10 @@ import importlib
 import logging
 import os
 import sys
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 # Loggers whose INFO/WARNING lines concern the build of a library, not this run.
@@ -45,6 +48,24 @@ def hush_transformers() -> None:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+
+
+@contextmanager
+def without_lines(start: str) -> Iterator[None]:
+    """Hold back what C++ code writes to standard error in the block; what doesn't begin with `start` comes after it."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            written.seek(0)
+            for line in written.read().splitlines(keepends=True):
+                if not line.startswith(start.encode()):
+                    os.write(2, line)
 
 
 def import_openvino(name: str = "openvino") -> ModuleType:

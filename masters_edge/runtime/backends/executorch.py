@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from masters_edge.errors import UserError
+from masters_edge.quiet import without_lines
 from masters_edge.runtime.backends._static import StaticStudent
 
 AVAILABLE_FOR = ("executorch",)
@@ -23,17 +24,18 @@ class Executorch:
     name = "executorch"
 
     def __init__(self, folder: Path, graphs: Mapping[str, str], threads: int) -> None:
-        from executorch.runtime import Runtime
+        with without_lines("[cpuinfo_utils.cpp"):  # how it looked for an ARM processor
+            from executorch.runtime import Runtime
 
-        runtime = Runtime.get()
-        try:
-            self._programs = {part: runtime.load_program(folder / file) for part, file in graphs.items()}
-            self._methods = {
-                part: {name: program.load_method(name) for name in program.method_names}
-                for part, program in self._programs.items()
-            }
-        except RuntimeError as error:
-            raise UserError(f"ExecuTorch can't load {folder} ({error}); copy or export the bundle again") from None
+            runtime = Runtime.get()
+            try:
+                self._programs = {part: runtime.load_program(folder / file) for part, file in graphs.items()}
+                self._methods = {
+                    part: {name: program.load_method(name) for name in program.method_names}
+                    for part, program in self._programs.items()
+                }
+            except RuntimeError as error:
+                raise UserError(f"ExecuTorch can't load {folder} ({error}); copy or export the bundle again") from None
 
     def shapes(self, part: str, function: str) -> dict[str, tuple[int, ...]]:
         about = self._methods[part][function].metadata
