@@ -117,9 +117,16 @@ def _weights(manifest: Manifest) -> list[str]:
 def _parity(manifest: Manifest) -> list[str]:
     found = manifest.parity
     rows = ((part, f"{figures.max_relative_error:.1e}") for part, figures in found.exact.parts.items())
+    if found.exact.logprob_error is None:
+        errors = _table(("part", f"largest relative error (at most {found.tolerance:.0e} passes)"), rows)
+    else:
+        errors = (
+            f"Log-probabilities of the likeliest tokens differ by at most {found.exact.logprob_error:.1e} nat "
+            f"(at most {found.tolerance:g} passes)."
+        )
     return [
         f"{found.samples} pictures and questions were answered by PyTorch with the same weights and by these files.",
-        _table(("part", f"largest relative error (at most {found.tolerance:.0e} passes)"), rows),
+        errors,
         f"Equal greedy answers, token by token: {_share(found.exact.equal_answers)} at exact arithmetic, "
         f"{_share(found.shipped.equal_answers)} at the settings these files ship with.",
     ]

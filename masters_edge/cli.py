@@ -78,7 +78,10 @@ def export(
         Path | None, typer.Option(help="Student folder; default: the newest finished run's student.")
     ] = None,
     target: Annotated[
-        list[str] | None, typer.Option(help="Device format (onnx); repeat for several. Default: the recipe's.")
+        list[str] | None,
+        typer.Option(
+            help="Device format (coreml, executorch, gguf, onnx, onnx_portable, openvino); repeat for several. Default: the recipe's."
+        ),
     ] = None,
     quant: Annotated[
         list[str] | None,

@@ -91,7 +91,7 @@ def tables(manifest: Manifest) -> list[Table]:
 
 
 def _facts(manifest: Manifest) -> Table:
-    parity, origin = manifest.parity, manifest.origin
+    parity, origin, logprobs = manifest.parity, manifest.origin, manifest.parity.exact.logprob_error
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -112,7 +112,8 @@ def _facts(manifest: Manifest) -> Table:
         (
             "parity",
             f"{100 * parity.exact.equal_answers:g}% of {parity.samples} answers equal to PyTorch's at exact "
-            f"arithmetic, {100 * parity.shipped.equal_answers:g}% as it ships",
+            f"arithmetic, {100 * parity.shipped.equal_answers:g}% as it ships"
+            + (f"; log-probabilities within {logprobs:.1e} nat" if logprobs is not None else ""),
         ),
         ("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
         ("method", manifest.quantization.method),

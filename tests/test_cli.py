@@ -67,6 +67,13 @@ def test_every_command_has_an_example(command: str) -> None:
     assert shown.returncode == 0 and f"Example: masters-edge {command}" in " ".join(shown.stdout.split())
 
 
+def test_help_names_every_target() -> None:
+    from masters_edge.export import targets
+
+    shown = run("export", "--help").stdout
+    assert all(target in shown for target in targets())
+
+
 def test_schema_is_the_published_one() -> None:
     published = Path(__file__).parents[1] / "docs" / "recipe.schema.json"
     assert json.loads(run("schema").stdout) == json.loads(published.read_text())

@@ -10,9 +10,10 @@ from PIL import Image
 from masters_edge.benchmarks import machine
 from masters_edge.benchmarks.peers import Facts
 from masters_edge.errors import UserError
+from masters_edge.runtime import backends
 
 COLD_STARTS = 3
-PACKAGES = ("masters-edge", "onnxruntime", "numpy", "pillow", "tokenizers")
+PACKAGES = ("masters-edge", "numpy", "pillow", "tokenizers")
 
 
 def fingerprint(path: str) -> str:
@@ -50,7 +51,7 @@ class BundleAnswerer:
             runtime=self.student.backend.name,
             scheme=manifest.scheme,
             size_bytes=sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file()),
-            versions=machine.versions(*PACKAGES),
+            versions=machine.versions(*PACKAGES, backends.package(self.student.backend.name)),
         )
 
     def answer(self, image: Image.Image, question: str) -> Any:

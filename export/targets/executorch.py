@@ -27,7 +27,7 @@ __all__ = ["unsupported"]
 
 BACKEND = "executorch"
 VERSIONS = ("executorch",)
-# Integers with float activations have no kernels in XNNPACK, and float16 none for every operator.
+# Integers with float activations have no kernels in XNNPACK; float16 was not tried.
 SCHEMES = ("fp32", "int8-a8", "int4-a8")
 WEIGHTS = "weights.json"
 

@@ -37,6 +37,12 @@ Written by `tests/export/test_table.py`, which exports a tiny student for every 
 parity of each part, greedy answers token by token, integers bit for bit.
 
 """
+EMPTY_SCHEMES = (
+    "coreml: Core ML computes in float16 and rounds no activations on the way",
+    "executorch: XNNPACK multiplies integers with int8 activations only; float16 was not tried",
+    "gguf: llama.cpp rounds activations to 8 bits whatever the scheme; int8 and int4 are what `-a8` says",
+    "onnx_portable: DequantizeLinear and MatMul multiply floats; a runtime may fuse them into something else",
+)
 families: dict[tuple[str, str], str] = {}
 
 
@@ -119,5 +125,4 @@ def scheme_table() -> str:
     lines = [f"| | {' | '.join(targets())} |", "|---" * (len(targets()) + 1) + "|"]
     for scheme in SCHEMES:
         lines.append(f"| {scheme} | {' | '.join('yes' if takes(target, scheme) else '' for target in targets())} |")
-    why = "An empty cell: the format has no way to hold such weights, or its runtime none to compute with them."
-    return "\n".join([*lines, "", why, ""])
+    return "\n".join([*lines, "", "Why a cell is empty:", "", *(f"- {why}" for why in EMPTY_SCHEMES), ""])

@@ -197,7 +197,8 @@ def test_other_families_keep_their_names(tmp_path: Path) -> None:
     before = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.json")}
     transformers_js.write(student, tmp_path, "fp32", [])
     changed = {name for name, text in before.items() if (tmp_path / name).read_text(encoding="utf-8") != text}
-    assert changed == {"generation_config.json"}
+    assert changed == {"config.json", "generation_config.json"}
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["model_type"] == "smolvlm"
 
 
 def test_a_template_without_the_placeholder_is_refused(tmp_path: Path) -> None:

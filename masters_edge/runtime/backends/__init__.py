@@ -96,6 +96,11 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
+def package(name: str) -> str:
+    """The package that a backend runs on."""
+    return importlib.import_module(f"{__name__}.{name}").PACKAGE
+
+
 def open_backend(
     name: str, target: str, folder: Path, graphs: dict[str, str], threads: int, exact: bool = False
 ) -> Backend | WholeBackend:
