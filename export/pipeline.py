@@ -1,6 +1,7 @@
 """The way from a student folder to a bundle, in the order it happens."""
 
 import datetime
+import gc
 import importlib.metadata
 from collections.abc import Callable
 from dataclasses import replace
@@ -91,6 +92,7 @@ def export_student(
             loaded, weights, parts, folder, lambda done: say("exporting", 0.1 + 0.5 * min(1.0, done / len(parts)))
         )
         files = lowering.write(job)
+        gc.collect()  # exported programs refer to themselves, and weigh as much as the student
         parity = _prove(lowering, family, job, files, target, samples, say)
         say("checking integers", 0.96)
         integers.check(lowering.integers(folder, files), weights.tensors)
@@ -157,6 +159,8 @@ def _prove(
     )
     shipped = found.figures.equal_answers
     _close(runner)
+    del runner, references
+    gc.collect()
     if lowering.ship(job, files) or getattr(lowering, "SHIPS_FASTER", False):
         say("checking what ships", 0.9)
         runner = _runner(job.folder, files, target, lowering, exact=False)

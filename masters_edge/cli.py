@@ -80,7 +80,8 @@ def export(
     target: Annotated[
         list[str] | None,
         typer.Option(
-            help="Device format (coreml, executorch, gguf, onnx, onnx_portable, openvino); repeat for several. Default: the recipe's."
+            help="Device format (coreml, executorch, gguf, onnx, onnx_portable, openvino); repeat for several. "
+            "Default: the recipe's."
         ),
     ] = None,
     quant: Annotated[

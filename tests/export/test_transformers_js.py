@@ -118,7 +118,6 @@ def references(case: Case, scheme: str) -> list:
     return [make(student, tiny.picture(*size, seed=i), QUESTION, TOKENS) for i, size in enumerate(case.sizes)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_answers_equal_pytorch(case: Case, tmp_path: Path) -> None:
     harness()
