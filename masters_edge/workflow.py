@@ -38,10 +38,14 @@ def export(
         the bundles' folders: `<target>-<plan>`, and `-<method>` behind it where integers are not rounded to nearest.
     """
     from masters_edge import bundle as bundles
-    from masters_edge.export import export_student
+    from masters_edge.export import export_student, registry
+    from masters_edge.export import targets as known_targets
 
     home = _run_of(run, student)
     recipe = home.recipe() if home else None
+    targets = targets or (recipe.export.targets if recipe else ["onnx"])
+    for target in targets:
+        registry.check(target, "target", known_targets())
     folder = student or (home.student if home else None)
     assert folder is not None
     chosen = schemes or (recipe.quantize.schemes if recipe else ["fp32", "int4"])
@@ -49,7 +53,7 @@ def export(
     how = method or (recipe.quantize.method if recipe else "rtn")
     samples = _samples(home, recipe)
     made = []
-    for target in targets or (recipe.export.targets if recipe else ["onnx"]):
+    for target in targets:
         for plan in plans:
             name = f"{target}-{plan.name}" + ("" if how == "rtn" else f"-{how}")
             place = (out or (home.bundles if home else folder.parent / "bundles")) / name

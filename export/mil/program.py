@@ -34,6 +34,15 @@ class _Step:
 
 
 @dataclass
+class _Packed:
+    """A weight as it lies in the file, unpacked for each step: in float32 all of them weigh as much as the student."""
+
+    run: Callable[..., torch.Tensor]
+    cast: Cast
+    given: dict[str, Any]
+
+
+@dataclass
 class _Function:
     """Names of inputs, states and outputs as the package gives them, and the steps between."""
 
@@ -87,9 +96,11 @@ class Program:
         else:
             given = {name: values[variable] for name, variable in step.inputs.items()}
             lists = {
-                name: [values[v] if isinstance(v, str) else v for v in items] for name, items in step.lists.items()
+                name: [values[v] if isinstance(v, str) else _unpacked(v) for v in items]
+                for name, items in step.lists.items()
             }
-            found = step.run(self.cast, **step.constants, **given, **lists)
+            constants = {name: _unpacked(value) for name, value in step.constants.items()}
+            found = step.run(self.cast, **constants, **given, **lists)
             values.update(zip(step.outputs, found if isinstance(found, (list, tuple)) else [found]))
         for name in step.forget:
             values.pop(name, None)
@@ -120,10 +131,9 @@ class Program:
             return self.cast.tensor(value)
         return self._once(variable.name, self.cast.tensor(value))
 
-    def _weight(self, operator: Any) -> torch.Tensor:
-        run = OPERATORS[operator.op_type]
+    def _weight(self, operator: Any) -> "_Packed":
         given = {name: variable.val for name, variable in operator.inputs.items() if variable is not None}
-        return self._once(operator.outputs[0].name, run(self.cast, **given))
+        return _Packed(OPERATORS[operator.op_type], self.cast, given)
 
     def _once(self, name: str, found: torch.Tensor) -> torch.Tensor:
         known = self._kept.setdefault(name, found)
@@ -154,6 +164,10 @@ def _step(operator: Any, bound: Mapping[str, Any]) -> _Step:
             inputs[name] = variable.name
     run = OPERATORS.get(operator.op_type, print)
     return _Step(run, operator.op_type, constants, inputs, lists, [v.name for v in operator.outputs], [])
+
+
+def _unpacked(value: Any) -> Any:
+    return value.run(value.cast, **value.given) if isinstance(value, _Packed) else value
 
 
 def _forget_early(steps: list[_Step], outputs: list[str]) -> None:
