@@ -11,7 +11,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from masters_edge.errors import UserError
+
 Tensor = torch.Tensor
+# What is said of an operator that the packages of known families don't hold.
+UNPROVEN = "can't be interpreted here, so the Core ML export can't be proven; no bundle was written"
 _DTYPES = {
     "fp32": torch.float32,
     "fp16": torch.float16,
@@ -64,7 +68,7 @@ def _conv(
     cast: Cast, x: Tensor, weight: Tensor, strides: Tensor, groups: Any = 1, bias: Tensor | None = None, **rest: Any
 ) -> Tensor:
     if rest.get("pad_type", "valid") != "valid" and np.any(_ints(rest.get("pad", [0]))):
-        raise NotImplementedError("a convolution with padding")
+        raise UserError(f"a convolution with padding {UNPROVEN}")
     convolve = functional.conv3d if weight.ndim == 5 else functional.conv2d
     return convolve(x, weight, bias, stride=_ints(strides), groups=int(groups))
 
@@ -133,12 +137,20 @@ def _gelu(cast: Cast, x: Tensor, mode: Any = "EXACT") -> Tensor:
 
 def _pad(cast: Cast, x: Tensor, pad: Any, mode: Any = "constant", constant_val: Any = 0.0) -> Tensor:
     if str(mode) != "constant":
-        raise NotImplementedError(f"padding of mode {mode}")
+        raise UserError(f"padding of mode {mode} {UNPROVEN}")
     pairs = np.array(_ints(pad)).reshape(-1, 2)[::-1]
     return functional.pad(x, [int(n) for n in pairs.reshape(-1)], value=float(constant_val))
 
 
-def _slice(x: Tensor, begin: Any, end: Any, stride: Any, begin_mask: Any, end_mask: Any, squeeze_mask: Any) -> tuple:
+def _slice(
+    x: Tensor,
+    begin: Any,
+    end: Any,
+    stride: Any = None,
+    begin_mask: Any = None,
+    end_mask: Any = None,
+    squeeze_mask: Any = None,
+) -> tuple:
     begins, ends = _ints(begin), _ints(end)
     steps = _ints(stride) if stride is not None else [1] * len(begins)
     masks = [
@@ -154,32 +166,13 @@ def _slice(x: Tensor, begin: Any, end: Any, stride: Any, begin_mask: Any, end_ma
     return tuple(places)
 
 
-def _slice_by_index(
-    cast: Cast,
-    x: Tensor,
-    begin: Any,
-    end: Any,
-    stride: Any = None,
-    begin_mask: Any = None,
-    end_mask: Any = None,
-    squeeze_mask: Any = None,
-) -> Tensor:
-    return x[_slice(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)]
+def _slice_by_index(cast: Cast, x: Tensor, begin: Any, end: Any, **how: Any) -> Tensor:
+    return x[_slice(x, begin, end, **how)]
 
 
-def _slice_update(
-    cast: Cast,
-    x: Tensor,
-    update: Tensor,
-    begin: Any,
-    end: Any,
-    stride: Any = None,
-    begin_mask: Any = None,
-    end_mask: Any = None,
-    squeeze_mask: Any = None,
-) -> Tensor:
+def _slice_update(cast: Cast, x: Tensor, update: Tensor, begin: Any, end: Any, **how: Any) -> Tensor:
     found = x.clone()
-    places = _slice(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)
+    places = _slice(x, begin, end, **how)
     if found[places].shape != update.shape:
         raise ValueError(f"{tuple(update.shape)} doesn't fit the place {tuple(found[places].shape)} it is written to")
     found[places] = update

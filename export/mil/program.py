@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from masters_edge.errors import UserError
 from masters_edge.export.mil.library import coremltools, load_program, types
-from masters_edge.export.mil.operators import OPERATORS, Cast
+from masters_edge.export.mil.operators import OPERATORS, UNPROVEN, Cast
 
 State = dict[str, torch.Tensor]
 # Constants of two functions with the same name and at least so many values are looked at: equal ones are kept once.
@@ -149,7 +150,7 @@ def read(package: Path) -> Any:
 
 def _step(operator: Any, bound: Mapping[str, Any]) -> _Step:
     if operator.op_type not in OPERATORS and operator.op_type not in ("read_state", "coreml_update_state"):
-        raise NotImplementedError(f"the interpreter doesn't know the operator {operator.op_type} ({operator.name})")
+        raise UserError(f"the operator {operator.op_type} ({operator.name}) {UNPROVEN}")
     constants: dict[str, Any] = {}
     inputs: dict[str, str] = {}
     lists: dict[str, list[Any]] = {}

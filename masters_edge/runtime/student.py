@@ -49,12 +49,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class _Course:
-    """How an answer came about: its ids, the picture's share in milliseconds (or how to find it), and two moments."""
+    """How an answer came about: its ids, the picture's share in milliseconds, and moments of `time.perf_counter`."""
 
     token_ids: list[int]
-    vision_ms: float | Callable[[], float]
+    vision_ms: float
     first_at: float
     decode_from: float
+    ended: float
 
 
 class Student:
@@ -131,21 +132,19 @@ class Student:
         stream = TextStream(self.prompt.tokenizer, on_text)
         way = self._whole if hasattr(self.backend, "answer") else self._by_parts
         course = way(asked, min(limit, room), stream)
-        ended = time.perf_counter()
         steps = len(course.token_ids) - 1
         ttft_ms, preprocess_ms = 1000 * (course.first_at - started), 1000 * (seen_from - started)
-        vision_ms = course.vision_ms() if callable(course.vision_ms) else course.vision_ms
         return Answer(
             text=stream.finish(),
             token_ids=course.token_ids,
             prompt_tokens=len(asked.input_ids),
             preprocess_ms=preprocess_ms,
-            vision_ms=vision_ms,
-            prefill_ms=ttft_ms - preprocess_ms - vision_ms,
+            vision_ms=course.vision_ms,
+            prefill_ms=ttft_ms - preprocess_ms - course.vision_ms,
             ttft_ms=ttft_ms,
             decode_tokens=steps,
-            decode_tokens_per_s=steps / (ended - course.decode_from) if steps else None,
-            total_ms=1000 * (ended - started),
+            decode_tokens_per_s=steps / (course.ended - course.decode_from) if steps else None,
+            total_ms=1000 * (course.ended - started),
         )
 
     def ask(self, image: Image.Image | Path | str, question: str) -> Question:
@@ -171,7 +170,7 @@ class Student:
             position += 1
             token_ids.append(token)
             stream.feed(token)
-        return _Course(token_ids, 1000 * (prefill_from - started), first_at, decode_from)
+        return _Course(token_ids, 1000 * (prefill_from - started), first_at, decode_from, time.perf_counter())
 
     def _whole(self, asked: Question, limit: int, stream: TextStream) -> "_Course":
         """All of it by a runtime's own code, which times picture and prompt together."""
@@ -183,13 +182,10 @@ class Student:
             stream.feed(token)
 
         found = self.backend.answer(asked, limit, self.stop_ids, hear)
+        ended = time.perf_counter()
         # How long the prompt takes without its picture is asked once for each length, outside of what is timed.
-        return _Course(
-            found.token_ids,
-            lambda: max(0.0, found.prompt_ms - self._text_ms(len(asked.input_ids))),
-            firsts[0],
-            firsts[0],
-        )
+        vision_ms = max(0.0, found.prompt_ms - self._text_ms(len(asked.input_ids)))
+        return _Course(found.token_ids, vision_ms, firsts[0], firsts[0], ended)
 
     def _text_ms(self, tokens: int) -> float:
         if tokens not in self._text_ms_of:
