@@ -7,6 +7,7 @@ runtime has (WebAssembly has no quantized gather).
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from onnx import numpy_helper
 from onnxscript import optimizer
 
+from masters_edge.export import onnx_fused
 from masters_edge.export.genai import transformers_js
 from masters_edge.export.graphs import Part
 from masters_edge.export.quantize.record import QuantizedTensor
@@ -33,13 +35,16 @@ _HALF = ".float16"  # ends the name of a weight that is stored as float16
 Product = Callable[["Editor", ir.Value, QuantizedTensor], ir.Value]
 
 
-def write(job: Job, opset: int, product: Product) -> dict[str, str]:
-    """One ONNX file per part under `onnx/`, and the settings around them. Returns part -> file."""
+def write(job: Job, opset: int, product: Product, fuse: bool = False) -> dict[str, str]:
+    """One ONNX file per part under `onnx/`, and the settings around them. Returns part -> file.
+
+    `fuse`: the decoder in ONNX Runtime's own operators (`onnx_fused.py`).
+    """
     dtype, suffix = dtype_of(job.weights.plan.parts["decoder"])
     (job.folder / "onnx").mkdir()
     graphs, external = {}, []
     for index, part in enumerate(job.parts):
-        model = lower(part, job.weights, opset, product)
+        model = lower(part, job.weights, opset, product, fuse and part.name == "decoder")
         stem = STEMS[part.name]
         graphs[part.name] = f"onnx/{stem}{suffix}.onnx"
         size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
@@ -62,10 +67,12 @@ def dtype_of(decoder: Scheme) -> tuple[str, str]:
     return {8: ("q8", "_quantized"), 4: ("q4", "_q4")}[decoder.bits]
 
 
-def lower(part: Part, weights: Weights, opset: int, product: Product) -> ir.Model:
+def lower(part: Part, weights: Weights, opset: int, product: Product, fuse: bool = False) -> ir.Model:
     """One part as an ONNX model: captured, quantized weights in place, optimized, inputs and outputs named."""
+    with onnx_fused.fused(part) if fuse else nullcontext():
+        captured = part.capture()
     program = torch.onnx.export(
-        part.capture(),
+        captured,
         part.example,
         input_names=part.inputs,
         output_names=part.outputs,
@@ -86,6 +93,8 @@ def lower(part: Part, weights: Weights, opset: int, product: Product) -> ir.Mode
     # The optimizer would otherwise make small float16 weights float32 again.
     optimizer.optimize_ir(model, should_fold=lambda node: False if _opens_half(node) else None)
     _name_dimensions(model, part.dimensions)
+    if fuse:
+        onnx_fused.keep_last(model)
     _forget_origins(model)
     return model
 

@@ -41,7 +41,7 @@ def write(job: Job) -> dict[str, str]:
 
     Returns part -> file.
     """
-    graphs = onnx_graphs.write(job, OPSET, _product)
+    graphs = onnx_graphs.write(job, OPSET, _product, fuse=True)
     if job.student.model_type in ortgenai.MODEL_TYPES:
         ortgenai.write(job.student, job.folder, graphs)
     return graphs

@@ -3,12 +3,15 @@
     student = Student.load(Path("bundle"))
     print(student.answer(Path("photo.jpg"), "what is this?").text)
 
+    photo = student.look(Path("photo.jpg"))  # once, for several questions
+    print(student.answer(photo, "what is this?").text, student.answer(photo, "what colour is it?").text)
+
 Greedy decoding, one question at a time, no torch. Every stage is timed where it happens.
 """
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from PIL import Image
 from masters_edge.errors import UserError
 from masters_edge.runtime import images
 from masters_edge.runtime.backends import Backend, Question, WholeBackend, open_backend
-from masters_edge.runtime.families import OWN_MODEL_TYPE, open_family, read_json
+from masters_edge.runtime.families import OWN_MODEL_TYPE, Seen, open_family, read_json
 from masters_edge.runtime.prompt import Prompt
 from masters_edge.runtime.text import TextStream
 
@@ -45,6 +48,17 @@ class Answer:
     decode_tokens: int
     decode_tokens_per_s: float | None
     total_ms: float
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture that a student has looked at, to be asked about again and again.
+
+    `features`: float32 [image tokens, width]; None where the runtime answers whole and looks by itself.
+    """
+
+    seen: Seen
+    features: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -90,6 +104,7 @@ class Student:
             backend = open_backend(backend, target, folder, graphs, self.threads, exact)
         self.backend: Any = backend  # a Backend, or a WholeBackend
         self._text_ms_of: dict[int, float] = {}
+        self._cached: tuple[Picture | None, list[int]] = (None, [])  # what the KV cache was filled from
 
     @classmethod
     def load(
@@ -106,18 +121,31 @@ class Student:
         manifest = bundles.check(folder) if check else bundles.read(folder)
         return cls(folder, manifest.graphs, manifest.target, backend, threads)
 
+    def look(self, image: Image.Image | Path | str) -> Picture:
+        """See a picture once for several questions: what they share is then computed once, where the runtime can.
+
+        Raises UserError for an unreadable image.
+        """
+        seen = self.family.look(images.open_image(image))
+        return Picture(seen, None if self._whole_backend else self.backend.vision(seen.inputs))
+
     def answer(
         self,
-        image: Image.Image | Path | str,
+        image: Image.Image | Path | str | Picture,
         question: str,
         max_new_tokens: int | None = None,
         on_text: Callable[[str], None] | None = None,
+        exactly: int | None = None,
     ) -> Answer:
         """Answer one question about one image, greedily; `on_text` hears the text piece by piece.
 
-        Raises UserError for an unreadable image, or a prompt longer than the student's context.
+        `exactly` so many tokens, whatever they are, in place of an answer that ends where the student ends it: that is
+        how speed is compared. A `Picture` was looked at before, so preprocessing and vision take no time here, nor does
+        what its prompt shares with the one before, where the runtime can keep that. Raises UserError for an unreadable
+        image, or a prompt longer than the student's context.
         """
         started = time.perf_counter()
+        picture = image if isinstance(image, Picture) else None
         asked = self.ask(image, question)
         limit = self.max_new_tokens if max_new_tokens is None else max_new_tokens
         room = self.context - len(asked.input_ids)
@@ -128,10 +156,13 @@ class Student:
             )
         if limit < 1:
             raise UserError(f"max_new_tokens is {limit}; it must be 1 or more")
+        if exactly is not None and not 1 <= exactly <= room:
+            raise UserError(f"exactly {exactly} tokens are asked for; the student has room for 1 to {room}")
         seen_from = time.perf_counter()
         stream = TextStream(self.prompt.tokenizer, on_text)
-        way = self._whole if hasattr(self.backend, "answer") else self._by_parts
-        course = way(asked, min(limit, room), stream)
+        way = self._whole if self._whole_backend else self._by_parts
+        stop_ids: Set[int] = self.stop_ids if exactly is None else frozenset()
+        course = way(asked, picture, exactly or min(limit, room), stop_ids, stream)
         steps = len(course.token_ids) - 1
         ttft_ms, preprocess_ms = 1000 * (course.first_at - started), 1000 * (seen_from - started)
         return Answer(
@@ -147,32 +178,44 @@ class Student:
             total_ms=1000 * (course.ended - started),
         )
 
-    def ask(self, image: Image.Image | Path | str, question: str) -> Question:
+    def ask(self, image: Image.Image | Path | str | Picture, question: str) -> Question:
         """The picture preprocessed and the prompt tokenized."""
-        seen = self.family.look(images.open_image(image))
+        seen = image.seen if isinstance(image, Picture) else self.family.look(images.open_image(image))
         placeholder, image_text = self.family.placeholder, self.family.image_text(seen)
         ids = self.prompt.ids(question, placeholder, image_text)
         return Question(seen, self.prompt.text(question), placeholder, image_text, ids)
 
-    def _by_parts(self, asked: Question, limit: int, stream: TextStream) -> "_Course":
+    @property
+    def _whole_backend(self) -> bool:
+        return hasattr(self.backend, "answer")
+
+    def _by_parts(
+        self, asked: Question, picture: Picture | None, limit: int, stop_ids: Set[int], stream: TextStream
+    ) -> "_Course":
         """Vision, prefill, then token by token."""
         started = time.perf_counter()
-        features = self.backend.vision(asked.seen.inputs)
+        features = None if picture is None else picture.features
+        if features is None:
+            features = self.backend.vision(asked.seen.inputs)
         prefill_from = time.perf_counter()
         positions, position = self.family.positions(np.asarray([asked.input_ids], np.int64), asked.seen)
-        token = self.best(self.prefill(asked.input_ids, features, positions))
+        shared = _shared(self._cached[1], asked.input_ids) if picture and picture is self._cached[0] else 0
+        token = self.best(self.prefill(asked.input_ids, features, positions, shared))
+        self._cached = (picture, asked.input_ids)
         first_at = time.perf_counter()
         token_ids = [token]
         stream.feed(token)
         decode_from = time.perf_counter()
-        while token not in self.stop_ids and len(token_ids) < limit:
+        while token not in stop_ids and len(token_ids) < limit:
             token = self.best(self.step(token, np.full((*positions.shape[:-1], 1), position, np.int64)))
             position += 1
             token_ids.append(token)
             stream.feed(token)
         return _Course(token_ids, 1000 * (prefill_from - started), first_at, decode_from, time.perf_counter())
 
-    def _whole(self, asked: Question, limit: int, stream: TextStream) -> "_Course":
+    def _whole(
+        self, asked: Question, picture: Picture | None, limit: int, stop_ids: Set[int], stream: TextStream
+    ) -> "_Course":
         """All of it by a runtime's own code, which times picture and prompt together."""
         firsts: list[float] = []
 
@@ -181,7 +224,7 @@ class Student:
                 firsts.append(time.perf_counter())
             stream.feed(token)
 
-        found = self.backend.answer(asked, limit, self.stop_ids, hear)
+        found = self.backend.answer(asked, limit, stop_ids, hear)
         ended = time.perf_counter()
         # How long the prompt takes without its picture is asked once for each length, outside of what is timed.
         vision_ms = max(0.0, found.prompt_ms - self._text_ms(len(asked.input_ids)))
@@ -201,14 +244,16 @@ class Student:
             token = int(logits.argmax())
         return token
 
-    def prefill(self, ids: list[int], features: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Run the decoder over the whole prompt, image features in place; logits float32 [vocab] of its last token.
+    def prefill(self, ids: list[int], features: np.ndarray, positions: np.ndarray, shared: int = 0) -> np.ndarray:
+        """Run the decoder over the prompt, image features in place; logits float32 [vocab] of its last token.
 
-        `features`: float32 [image tokens, width]; `positions`: int64 [1, tokens] or [3, 1, tokens].
+        `features`: float32 [image tokens, width]; `positions`: int64 [1, tokens] or [3, 1, tokens]. The KV cache holds
+        the first `shared` tokens already; a backend that can keep them does.
         """
-        embeds = self.merge(np.asarray([ids], np.int64), features)
-        self.backend.start()
-        return self.backend.forward(embeds, positions)[0, -1]
+        kept = self.backend.start(shared)
+        seen = ids[:kept].count(self.family.image_token_id)
+        embeds = self.merge(np.asarray([ids[kept:]], np.int64), features[seen:])
+        return self.backend.forward(embeds, positions[..., kept:], last=True)[0, -1]
 
     def merge(self, input_ids: np.ndarray, features: np.ndarray) -> np.ndarray:
         """Embeddings float32 [1, tokens, width] of int64 [1, tokens], image placeholders replaced by the features."""
@@ -224,7 +269,13 @@ class Student:
 
     def step(self, token: int, position: np.ndarray) -> np.ndarray:
         """One more token into the decoder, at int64 [1, 1] or [3, 1, 1]; logits float32 [vocab] of the next."""
-        return self.backend.forward(self.backend.embed(np.asarray([[token]], np.int64)), position)[0, -1]
+        return self.backend.forward(self.backend.embed(np.asarray([[token]], np.int64)), position, last=True)[0, -1]
+
+
+def _shared(before: list[int], now: list[int]) -> int:
+    """How many tokens two prompts begin with alike, the last one of `now` left to compute."""
+    alike = (index for index, pair in enumerate(zip(before, now)) if pair[0] != pair[1])
+    return min(next(alike, min(len(before), len(now))), len(now) - 1)
 
 
 def free_threads() -> int:

@@ -94,23 +94,29 @@ def test_decoder_over_any_past(model, splits: list[int]) -> None:
     logits = model.lm_head(theirs.last_hidden_state)
     decoder = session("decoder_model_merged")
     outputs = [output.name for output in decoder.get_outputs()]
-    past = {f"past_key_values.{i}.{k}": np.zeros((2, 2, 0, 16), np.float32) for i in range(2) for k in ("key", "value")}
-    done, steps = 0, []
-    for count in splits:
-        end = done + count
-        feed = {
-            "inputs_embeds": embeds[:, done:end].numpy(),
-            "attention_mask": mask[:, :end].numpy(),
-            "position_ids": positions[:, done:end].numpy(),
+    # GroupQueryAttention takes several rows through the whole prompt or through one token, and refuses what is between.
+    for rows in [slice(0, 2)] if set(splits[1:]) <= {1} else [slice(0, 1), slice(1, 2)]:
+        count = len(embeds[rows])
+        past = {
+            f"past_key_values.{i}.{k}": np.zeros((count, 2, 0, 16), np.float32)
+            for i in range(2)
+            for k in ("key", "value")
         }
-        found = dict(zip(outputs, decoder.run(None, {**feed, **past})))
-        past = {name: found[name.replace("past_key_values", "present")] for name in past}
-        steps.append(found["logits"])
-        done = end
-    ours = np.concatenate(steps, axis=1)
-    seen = mask.bool().numpy()  # what stands on padding is nobody's
-    scale = logits.abs().max().item()
-    assert np.abs(ours - logits.numpy())[seen].max() <= 1e-5 * scale
+        done, steps = 0, []
+        for length in splits:
+            end = done + length
+            feed = {
+                "inputs_embeds": embeds[rows, done:end].numpy(),
+                "attention_mask": mask[rows, :end].numpy(),
+                "position_ids": positions[rows, done:end].numpy(),
+            }
+            found = dict(zip(outputs, decoder.run(None, {**feed, **past})))
+            past = {name: found[name.replace("past_key_values", "present")] for name in past}
+            steps.append(found["logits"])
+            done = end
+        ours = np.concatenate(steps, axis=1)
+        seen = mask[rows].bool().numpy()  # what stands on padding is nobody's
+        assert np.abs(ours - logits[rows].numpy())[seen].max() <= 1e-5 * logits.abs().max().item()
 
 
 @torch.no_grad()

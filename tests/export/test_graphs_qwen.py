@@ -97,22 +97,24 @@ def test_decoder_over_any_past(family: str, splits: list[int]) -> None:
     decoder = session(family, "decoder_model_merged")
     outputs = [output.name for output in decoder.get_outputs()]
     names = [f"past_key_values.{layer}.{which}" for layer in range(LAYERS) for which in ("key", "value")]
-    past = {name: np.zeros((2, KV_HEADS, 0, HEAD), np.float32) for name in names}
-    done, steps = 0, []
-    for count in splits:
-        end = done + count
-        feed = {
-            "inputs_embeds": embeds[:, done:end].numpy(),
-            "attention_mask": mask[:, :end].numpy(),
-            "position_ids": np.ascontiguousarray(positions[..., done:end].numpy()),
-        }
-        found = dict(zip(outputs, decoder.run(None, {**feed, **past})))
-        past = {name: found[name.replace("past_key_values", "present")] for name in past}
-        steps.append(found["logits"])
-        done = end
-    seen = mask.bool().numpy()  # what stands on padding is nobody's
-    error = np.abs(np.concatenate(steps, axis=1) - logits.numpy())[seen].max()
-    assert error <= 1e-5 * logits.abs().max().item()
+    # GroupQueryAttention takes several rows through the whole prompt or through one token, and refuses what is between.
+    for rows in [slice(0, 2)] if set(splits[1:]) <= {1} else [slice(0, 1), slice(1, 2)]:
+        past = {name: np.zeros((len(embeds[rows]), KV_HEADS, 0, HEAD), np.float32) for name in names}
+        done, steps = 0, []
+        for count in splits:
+            end = done + count
+            feed = {
+                "inputs_embeds": embeds[rows, done:end].numpy(),
+                "attention_mask": mask[rows, :end].numpy(),
+                "position_ids": np.ascontiguousarray(positions[:, rows, done:end].numpy()),
+            }
+            found = dict(zip(outputs, decoder.run(None, {**feed, **past})))
+            past = {name: found[name.replace("past_key_values", "present")] for name in past}
+            steps.append(found["logits"])
+            done = end
+        seen = mask[rows].bool().numpy()  # what stands on padding is nobody's
+        error = np.abs(np.concatenate(steps, axis=1) - logits[rows].numpy())[seen].max()
+        assert error <= 1e-5 * logits.abs().max().item()
 
 
 @torch.no_grad()

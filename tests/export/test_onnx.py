@@ -184,8 +184,11 @@ def test_names_and_dimensions_are_those_of_transformers_js(family: str, splittin
     assert list(outputs["embed_tokens"]) == ["inputs_embeds"]
     cache = [f"{layer}.{which}" for layer in (0, 1) for which in ("key", "value")]
     assert list(inputs["decoder"]) == [
-        "inputs_embeds", "attention_mask", "position_ids", *(f"past_key_values.{name}" for name in cache)
+        "inputs_embeds", "attention_mask", "position_ids", *(f"past_key_values.{name}" for name in cache),
+        "num_logits_to_keep",
     ]  # fmt: skip
+    # The last has a value of its own, so nobody needs to set it.
+    assert "num_logits_to_keep" in {weight.name for weight in found["decoder"].graph.initializer}
     assert inputs["decoder"]["past_key_values.0.key"] == ["batch_size", 2, "past_sequence_length", 16]
     assert list(outputs["decoder"]) == ["logits", *(f"present.{name}" for name in cache)]
 
@@ -244,3 +247,28 @@ def test_weights_in_a_file_beside_the_graph(tmp_path: Path, monkeypatch: pytest.
     inline = Student.load(bundles.exported("smolvlm", "int4"))
     image, question = bundles.samples(1)[0]
     assert Student.load(out).answer(image, question).token_ids == inline.answer(image, question).token_ids
+
+
+@pytest.mark.parametrize(("keep", "expected"), [(0, 7), (1, 1), (3, 3)])
+def test_only_the_last_logits_where_they_are_asked_for(keep: int, expected: int) -> None:
+    folder = bundles.exported("smolvlm", "fp32")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    decoder = ort.InferenceSession(folder / bundle.read(folder).graphs["decoder"], options)
+    past = [item for item in decoder.get_inputs() if item.name.startswith("past_key_values.")]
+    feed = {
+        "inputs_embeds": np.random.default_rng(0).standard_normal((1, 7, 64)).astype(np.float32),
+        "attention_mask": np.ones((1, 7), np.int64),
+        "position_ids": np.arange(7)[None],
+        **{item.name: np.zeros((1, item.shape[1], 0, item.shape[3]), np.float32) for item in past},
+    }
+    whole = decoder.run(["logits"], feed)[0]
+    found = decoder.run(["logits"], {**feed, "num_logits_to_keep": np.array([keep], np.int64)})[0]
+    assert whole.shape[1] == 7 and found.shape[1] == expected
+    assert np.abs(found - whole[:, -expected:]).max() <= 1e-6 * np.abs(whole).max()
+
+
+def test_the_decoder_is_in_onnx_runtimes_own_operators() -> None:
+    kinds = [node.op_type for node in graphs("smolvlm", False)["decoder"].graph.node]
+    assert kinds.count("GroupQueryAttention") == 2 and kinds.count("SimplifiedLayerNormalization") == 5
+    assert not {"Softmax", "Pow", "LastTokens"} & set(kinds)

@@ -12,12 +12,16 @@ import pkgutil
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from PIL import Image
 
 from masters_edge.errors import UserError
+
+if TYPE_CHECKING:
+    from masters_edge.runtime.fastest import Choice
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,10 @@ class WholeAnswer:
 
 
 class WholeBackend(Protocol):
-    """Sees the picture, reads the prompt and decodes by its own code."""
+    """Sees the picture, reads the prompt and decodes by its own code. `choice`: see `Backend`."""
 
     name: str
+    choice: "Choice | None"
 
     def answer(
         self,
@@ -73,9 +78,13 @@ class WholeBackend(Protocol):
 
 
 class Backend(Protocol):
-    """Runs the three parts of a student. It holds the KV cache of one answer at a time (batch of one)."""
+    """Runs the three parts of a student. It holds the KV cache of one answer at a time (batch of one).
+
+    `choice`: where `auto` took this backend, what else there was and how fast, else None.
+    """
 
     name: str
+    choice: "Choice | None"
 
     def vision(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         """The vision part's inputs by name -> features float32 [image tokens, width]."""
@@ -83,12 +92,12 @@ class Backend(Protocol):
     def embed(self, input_ids: np.ndarray) -> np.ndarray:
         """int64 [1, tokens] -> float32 [1, tokens, width]; a family may carry more than its hidden size."""
 
-    def start(self) -> None:
-        """Forget the KV cache."""
+    def start(self, kept: int = 0) -> int:
+        """Forget the KV cache but for its first `kept` tokens, or all of it; how many stayed."""
 
-    def forward(self, inputs_embeds: np.ndarray, position_ids: np.ndarray) -> np.ndarray:
+    def forward(self, inputs_embeds: np.ndarray, position_ids: np.ndarray, last: bool = False) -> np.ndarray:
         """The next tokens' float32 [1, tokens, width], int64 [1, tokens] or [3, 1, tokens] -> logits float32
-        [1, tokens, vocab]; the cache grows."""
+        [1, tokens, vocab], or where `last` says that no others are asked for [1, 1, vocab]; the cache grows."""
 
 
 def names() -> list[str]:
@@ -101,24 +110,37 @@ def package(name: str) -> str:
     return importlib.import_module(f"{__name__}.{name}").PACKAGE
 
 
+def modules() -> dict[str, ModuleType]:
+    """Every backend's module by name; they import their runtime no earlier than they open."""
+    return {name: importlib.import_module(f"{__name__}.{name}") for name in names()}
+
+
 def open_backend(
     name: str, target: str, folder: Path, graphs: dict[str, str], threads: int, exact: bool = False
 ) -> Backend | WholeBackend:
-    """Load the bundle's graphs. `auto` takes the first backend that is made for the target.
+    """Load the bundle's graphs. `auto` takes what is fastest here (`fastest.py`); the backend's `choice` says why.
 
     Raises UserError for an unknown backend, or one that can't run this target.
     """
-    known = names()
-    if name != "auto" and name not in known:
-        raise UserError(f"there is no backend {name!r}; use one of: auto, {', '.join(known)}")
-    for candidate in known if name == "auto" else [name]:
-        module = importlib.import_module(f"{__name__}.{candidate}")
-        if target in module.AVAILABLE_FOR:
-            try:
-                return module.open_backend(folder, graphs, threads, exact)
-            except ImportError as error:
-                raise UserError(
-                    f"{folder} is a bundle for {target}, which needs a package that can't be imported here ({error}); "
-                    f"run: pip install {module.PACKAGE}"
-                ) from None
-    raise UserError(f"a bundle for {target} can't run on backend {name!r}; use one of: auto, {', '.join(known)}")
+    if name == "auto":
+        from masters_edge.runtime import fastest
+
+        choice = fastest.choose(target, folder, graphs, threads, exact)
+        opened = open_backend(choice.backend, target, folder, graphs, threads, exact)
+        opened.choice = choice
+        return opened
+    if name not in names():
+        raise UserError(f"there is no backend {name!r}; use one of: auto, {', '.join(names())}")
+    module = importlib.import_module(f"{__name__}.{name}")
+    if target not in module.AVAILABLE_FOR:
+        able = [other for other, module in modules().items() if target in module.AVAILABLE_FOR]
+        raise UserError(f"a bundle for {target} can't run on backend {name!r}; use one of: auto, {', '.join(able)}")
+    try:
+        opened = module.open_backend(folder, graphs, threads, exact)
+    except ImportError as error:
+        raise UserError(
+            f"{folder} is a bundle for {target}, which needs a package that can't be imported here ({error}); "
+            f"run: pip install {module.PACKAGE}"
+        ) from None
+    opened.choice = None
+    return opened

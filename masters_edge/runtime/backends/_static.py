@@ -55,12 +55,13 @@ class StaticStudent:
             done += length
         return np.concatenate(pieces, axis=1)
 
-    def start(self) -> None:
+    def start(self, kept: int = 0) -> int:
         """Forget the KV cache."""
         self._length = 0
         self.runner.forget()
+        return 0
 
-    def forward(self, inputs_embeds: np.ndarray, position_ids: np.ndarray) -> np.ndarray:
+    def forward(self, inputs_embeds: np.ndarray, position_ids: np.ndarray, last: bool = False) -> np.ndarray:
         """float32 [1, t, width], int64 [1, t] or [3, 1, t] -> logits float32 [1, t, vocab]; the cache grows by t.
 
         Raises UserError where the cache would overflow.

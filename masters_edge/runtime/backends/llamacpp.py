@@ -102,6 +102,7 @@ class LlamaCpp:
         request = {
             "prompt": {"prompt_string": text, "multimodal_data": [_png(picture) for picture in pictures]},
             "n_predict": max_new_tokens,
+            "ignore_eos": not stop_ids,
             "temperature": 0.0,
             "samplers": ["top_k"],
             "top_k": 1,

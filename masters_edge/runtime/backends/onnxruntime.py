@@ -1,6 +1,11 @@
-"""ONNX Runtime on the CPU. The KV cache stays inside the runtime's own memory between steps."""
+"""ONNX Runtime on the CPU. The KV cache stays inside the runtime's own memory between steps.
+
+Decoders in ONNX Runtime's own operators (`GroupQueryAttention`) write new keys and values into one buffer, which has
+room for more tokens than there are; others give the whole cache anew at every step.
+"""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -9,6 +14,16 @@ from masters_edge.errors import UserError
 
 AVAILABLE_FOR = ("onnx", "onnx_portable")
 PACKAGE = "onnxruntime"
+# An optional input of the decoder, which those have whose past and present may share a buffer.
+KEEP = "num_logits_to_keep"
+# Threads that wait spin for as long as it takes to the next operator, and no longer: those that spin on and on slow a
+# busy machine down several times, and heat a phone. Before 1.32 they knew only all or nothing.
+_SPINNING = (
+    {"allow_spinning": "1", "spin_duration_us": "50"}
+    if tuple(map(int, ort.__version__.split(".")[:2])) >= (1, 32)
+    else {"allow_spinning": "0"}
+)
+_ROOM = 256  # tokens that a new buffer has more than are needed, at least
 
 
 def open_backend(folder: Path, graphs: dict[str, str], threads: int, exact: bool = False) -> "OnnxRuntime":
@@ -29,21 +44,15 @@ class OnnxRuntime:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        # Threads that spin while they wait slow a busy machine down several times, and heat a phone.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        for name, value in _SPINNING.items():
+            options.add_session_config_entry(f"session.intra_op.{name}", value)
         if exact:
             options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-        self._vision, self._embed, self._decoder = (
+        self._vision, self._embed, decoder = (
             _session(folder / graphs[part], options) for part in ("vision_encoder", "embed_tokens", "decoder")
         )
-        self._outputs = [output.name for output in self._decoder.get_outputs()]
-        self._past = [item.name for item in self._decoder.get_inputs() if item.name.startswith("past_key_values.")]
-        self._empty: dict[str, ort.OrtValue] = {}
-        for item in self._decoder.get_inputs():
-            if item.name in self._past:
-                shape = (1, item.shape[1], 0, item.shape[3])
-                self._empty[item.name] = ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32))
-        self.start()
+        shared = any(item.name == KEEP for item in decoder.get_overridable_initializers())
+        self._cache = _Shared(decoder) if shared else _Copied(decoder)
 
     def vision(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         features = self._vision.run(["image_features"], inputs)[0]
@@ -52,22 +61,91 @@ class OnnxRuntime:
     def embed(self, input_ids: np.ndarray) -> np.ndarray:
         return self._embed.run(["inputs_embeds"], {"input_ids": input_ids})[0]
 
-    def start(self) -> None:
-        self._cache = dict(self._empty)
-        self._length = 0
+    def start(self, kept: int = 0) -> int:
+        return self._cache.start(kept)
 
-    def forward(self, inputs_embeds: np.ndarray, position_ids: np.ndarray) -> np.ndarray:
-        total = self._length + inputs_embeds.shape[1]
-        feed = {
-            "inputs_embeds": inputs_embeds,
-            "attention_mask": np.ones((1, total), np.int64),
-            "position_ids": position_ids,
+    def forward(self, inputs_embeds: np.ndarray, position_ids: np.ndarray, last: bool = False) -> np.ndarray:
+        return self._cache.forward(inputs_embeds, position_ids, last)
+
+
+class _Copied:
+    """A decoder that gives past and new keys and values together, which are its past in the next step."""
+
+    def __init__(self, decoder: ort.InferenceSession) -> None:
+        self._decoder = decoder
+        self._outputs = [output.name for output in decoder.get_outputs()]
+        self._empty = {
+            item.name: ort.OrtValue.ortvalue_from_numpy(np.zeros((1, item.shape[1], 0, item.shape[3]), np.float32))
+            for item in _past(decoder)
         }
-        values = {name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(a)) for name, a in feed.items()}
+        self.start()
+
+    def start(self, kept: int = 0) -> int:
+        self._cache, self._length = dict(self._empty), 0
+        return 0
+
+    def forward(self, inputs_embeds: np.ndarray, position_ids: np.ndarray, last: bool) -> np.ndarray:
+        total = self._length + inputs_embeds.shape[1]
+        values = {name: _value(array) for name, array in _feed(inputs_embeds, position_ids, total).items()}
         found = dict(zip(self._outputs, self._decoder.run_with_ort_values(self._outputs, {**values, **self._cache})))
-        self._cache = {name: found[name.replace("past_key_values", "present")] for name in self._past}
+        self._cache = {name: found[name.replace("past_key_values", "present")] for name in self._cache}
         self._length = total
         return found["logits"].numpy()
+
+
+class _Shared:
+    """A decoder that writes behind the past, into the same buffer."""
+
+    def __init__(self, decoder: ort.InferenceSession) -> None:
+        self._decoder, self._length, self._room = decoder, 0, 0
+        self._shapes = {item.name: (item.shape[1], item.shape[3]) for item in _past(decoder)}
+        self._keep = [_value(np.array([count], np.int64)) for count in (0, 1)]
+        self._buffers: dict[str, Any] = {}
+
+    def start(self, kept: int = 0) -> int:
+        self._length = min(kept, self._length)
+        return self._length
+
+    def forward(self, inputs_embeds: np.ndarray, position_ids: np.ndarray, last: bool) -> np.ndarray:
+        total = self._length + inputs_embeds.shape[1]
+        if total > self._room:
+            self._grow(total)
+        for name, array in _feed(inputs_embeds, position_ids, total).items():
+            self._binding.bind_ortvalue_input(name, _value(array))
+        self._binding.bind_ortvalue_input(KEEP, self._keep[last])
+        self._binding.bind_output("logits")  # anew each time: what came last is bound otherwise, shape and all
+        self._decoder.run_with_iobinding(self._binding)
+        self._length = total
+        return self._binding.get_outputs()[0].numpy()
+
+    def _grow(self, total: int) -> None:
+        """Buffers for at least so many tokens, with what is in the old ones."""
+        self._room = total + max(_ROOM, total // 2)
+        self._binding = self._decoder.io_binding()
+        self._binding.bind_output("logits")  # the first output
+        for name, (heads, size) in self._shapes.items():
+            array = np.zeros((1, heads, self._room, size), np.float32)
+            if self._length:
+                array[:, :, : self._length] = self._buffers[name].numpy()[:, :, : self._length]
+            self._buffers[name] = buffer = _value(array)
+            self._binding.bind_ortvalue_input(name, buffer)
+            self._binding.bind_ortvalue_output(name.replace("past_key_values", "present"), buffer)
+
+
+def _past(decoder: ort.InferenceSession) -> list[Any]:
+    return [item for item in decoder.get_inputs() if item.name.startswith("past_key_values.")]
+
+
+def _feed(inputs_embeds: np.ndarray, position_ids: np.ndarray, total: int) -> dict[str, np.ndarray]:
+    return {
+        "inputs_embeds": inputs_embeds,
+        "attention_mask": np.ones((1, total), np.int64),
+        "position_ids": position_ids,
+    }
+
+
+def _value(array: np.ndarray) -> Any:
+    return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
 
 
 def _session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:

@@ -1,0 +1,162 @@
+"""`backend: auto` takes what is measured as fastest, keeps the choice, and says what it left out and why."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from masters_edge import bundle as manifests
+from masters_edge.errors import UserError
+from masters_edge.runtime import Student, backends, fastest
+from tests import tiny
+from tests.export import bundles
+
+pytest.importorskip("openvino")
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Path:
+    return bundles.exported("smolvlm", "fp32", splitting=True)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MASTERS_EDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(fastest, "_child", lambda job: pytest.fail("nothing was to be measured"))
+    return tmp_path / "cache"
+
+
+def told(monkeypatch: pytest.MonkeyPatch, **said: dict) -> list[str]:
+    """Let each runtime's process say something made up; which ones were asked."""
+    asked: list[str] = []
+
+    def child(job: dict) -> dict:
+        asked.append(job["backend"])
+        return said[job["backend"]]
+
+    monkeypatch.setattr(fastest, "_child", child)
+    return asked
+
+
+def test_it_measures_both_runtimes_in_processes_of_their_own(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    first = fastest.of_bundle(bundle, 1)
+    assert set(first.ms) == {"onnxruntime", "openvino"} and not first.left_out and first.measured_now
+    assert first.backend == min(first.ms, key=first.ms.__getitem__)
+    assert all(0.1 < ms < 30_000 for ms in first.ms.values())
+    assert first.reason.startswith(f"{first.backend}, the fastest here") and "at every start" not in first.reason
+
+
+@pytest.mark.parametrize("winner", ["onnxruntime", "openvino"])
+def test_the_fastest_is_opened_and_remembered(bundle: Path, winner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = {"onnxruntime": {"ms": 5.0}, "openvino": {"ms": 5.0}} | {winner: {"ms": 4.0}}
+    asked = told(monkeypatch, **figures)
+    student = Student.load(bundle, threads=1)
+    assert student.backend.name == winner and sorted(asked) == ["onnxruntime", "openvino"]
+    again = Student.load(bundle, threads=1)
+    assert again.backend.name == winner and len(asked) == 2
+    assert student.backend.choice.measured_now and not again.backend.choice.measured_now
+    assert again.backend.choice.ms == student.backend.choice.ms
+    assert Student.load(bundle, threads=1, backend="openvino").backend.choice is None
+    Student.load(bundle, threads=2)  # another number of threads is another question
+    assert len(asked) == 4
+
+
+def test_a_changed_bundle_or_runtime_is_measured_again(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = told(monkeypatch, onnxruntime={"ms": 1.0}, openvino={"ms": 2.0})
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    fastest.of_bundle(bundle, 1)
+    fastest.of_bundle(copy, 1)
+    assert len(asked) == 2  # the same bundle elsewhere
+    manifest = manifests.read(copy)
+    (copy / "manifest.json").write_text(manifest.model_copy(update={"notes": ["another"]}).model_dump_json())
+    fastest.of_bundle(copy, 1)
+    assert len(asked) == 4
+    monkeypatch.setattr(fastest, "_version", lambda package: "0.0.1")
+    fastest.of_bundle(bundle, 1)
+    assert len(asked) == 6
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"backend": "openvino"}', '{"backend": 3, "ms": {}, "left_out": {}}'])
+def test_a_broken_cache_is_measured_again(
+    bundle: Path, cache: Path, content: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = told(monkeypatch, onnxruntime={"ms": 1.0}, openvino={"ms": 2.0})
+    fastest.of_bundle(bundle, 1)
+    (kept,) = (cache / "fastest").iterdir()
+    assert json.loads(kept.read_text())["ms"] == {"onnxruntime": 1.0, "openvino": 2.0}
+    kept.write_text(content)
+    assert fastest.of_bundle(bundle, 1).backend == "onnxruntime"
+    assert len(asked) == 4
+    assert not fastest.of_bundle(bundle, 1).measured_now  # written anew
+
+
+def test_a_cache_that_can_not_be_written_is_said(bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = told(monkeypatch, onnxruntime={"ms": 3.0}, openvino={"ms": 2.0})
+    cache.write_text("a file where the folder should be")
+    for _ in range(2):
+        choice = fastest.of_bundle(bundle, 1)
+        assert choice.backend == "openvino" and "measured at every start" in choice.reason
+    assert len(asked) == 4
+
+
+def test_what_fails_is_left_out_with_its_reason(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told(monkeypatch, onnxruntime={"ms": 3.0}, openvino={"error": "OpenVINO can't load it"})
+    choice = fastest.of_bundle(bundle, 1)
+    assert choice.backend == "onnxruntime" and "openvino was left out: OpenVINO can't load it" in choice.reason
+    told(monkeypatch, onnxruntime={"error": "one"}, openvino={"error": "two"})
+    with pytest.raises(UserError, match="one; two"):
+        fastest.of_bundle(bundle, 3)
+
+
+def test_a_process_that_fails_says_why(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    graphs = manifests.read(copy).graphs
+    (copy / graphs["decoder"]).write_bytes(b"no graph")
+    job = dict(folder=str(copy), graphs=graphs, target="onnx", threads=1, exact=False)
+    assert "ONNX Runtime can't load" in fastest._child({**job, "backend": "onnxruntime"})["error"]
+    assert "OpenVINO can't load" in fastest._child({**job, "backend": "openvino"})["error"]
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    assert "status 1" in fastest._child({**job, "backend": "openvino"})["error"]
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
+    assert "could be started" in fastest._child({**job, "backend": "openvino"})["error"]
+
+
+def test_where_only_one_is_installed_nothing_is_measured(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    choice = fastest.of_bundle(bundle, 1)
+    assert choice.backend == "onnxruntime" and not choice.ms and "only runtime installed" in choice.reason
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match="pip install onnxruntime"):
+        fastest.of_bundle(bundle, 1)
+
+
+def test_a_backend_that_can_not_run_the_target_is_refused(bundle: Path) -> None:
+    with pytest.raises(UserError, match="can't run on backend 'llamacpp'; use one of: auto, onnxruntime, openvino"):
+        Student.load(bundle, backend="llamacpp")
+    assert set(backends.modules()) == set(backends.names())
+
+
+def test_where_the_choice_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("MASTERS_EDGE_CACHE")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # which the XDG specification says to ignore
+    assert fastest.cache_folder() == tmp_path / ".cache" / "masters-edge"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert fastest.cache_folder() == tmp_path / "x" / "masters-edge"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert fastest.cache_folder() == tmp_path / "Library" / "Caches" / "masters-edge"
+
+
+def test_ask_says_which_runtime_answered(bundle: Path, tmp_path: Path) -> None:
+    tiny.picture().save(tmp_path / "p.png")
+    command = [sys.executable, "-m", "masters_edge", "ask", str(bundle), str(tmp_path / "p.png"), "what?"]
+    run = subprocess.run([*command, "--backend", "openvino"], capture_output=True, text=True, check=True)
+    assert "on openvino" in run.stdout and "measured just now" not in run.stdout and run.stderr == ""
