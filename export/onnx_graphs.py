@@ -27,8 +27,8 @@ from masters_edge.export.settings import write_settings
 from masters_edge.export.targets import Job
 
 STEMS = {"vision_encoder": "vision_encoder", "embed_tokens": "embed_tokens", "decoder": "decoder_model_merged"}
-# Protobuf ends at 2 GiB; a graph with more weights than this keeps them in a file beside it.
-EXTERNAL_FROM = 1 << 30
+# A graph with more weights than this keeps them in a file beside it, which ONNX Runtime maps and need not copy.
+EXTERNAL_FROM = 32 << 20
 _HALF = ".float16"  # ends the name of a weight that is stored as float16
 
 # Makes x [..., in] times the record's weight: nodes before `at`, the product returned.

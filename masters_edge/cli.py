@@ -131,9 +131,39 @@ def bench(
         list[Path] | None, typer.Argument(help="Bundles; default: all of the newest finished run.", show_default=False)
     ] = None,
     run: RunFolder = None,
-    device: Annotated[str, typer.Option(help="Where to measure.")] = "local",
+    device: Annotated[
+        str, typer.Option(help="Where to measure: local, or a board such as ssh://pi@kitchen.local.")
+    ] = "local",
+    backend: Annotated[str, typer.Option(help="Runtime of the bundles, by name; auto takes the fastest.")] = "auto",
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="What to ask: easy-vqa, a file (JSON lines, Parquet, ...), a folder, or the id of a `datasets` data "
+            "set. Default: the recipe's test questions."
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="How answers are scored (exact_match, relaxed_accuracy, anls, multiple_choice). Default: the suite's, "
+            "else exact_match."
+        ),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of --suite.")] = None,
+    name: Annotated[str | None, typer.Option(help="What the report calls --suite.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Column of --suite with pictures; default: image.")] = None,
+    question_column: Annotated[
+        str | None, typer.Option(help="Column of --suite with questions; default: question.")
+    ] = None,
+    answer_column: Annotated[str | None, typer.Option(help="Column of --suite with answers; default: answer.")] = None,
     questions: Annotated[int | None, typer.Option(help="Ask this many test questions; default: the recipe's.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Runtime threads; default: the machine's cores.")] = None,
+    cases: Annotated[
+        bool, typer.Option("--cases/--no-cases", help="Time two picture sizes and two prompt lengths as well.")
+    ] = True,
+    sustain: Annotated[
+        str | None, typer.Option(help="Then have each bundle answer without a pause for so long, such as 10m.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Runtime threads; default: the device's cores.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what was measured before.")] = False,
 ) -> None:
     """Measure accuracy and latency of the exported files, beside the teacher and the untouched student.
@@ -143,24 +173,63 @@ def bench(
     _quiet()
     from masters_edge import workflow
 
-    workflow.bench(bundles=bundle, run=run, device=device, questions=questions, threads=threads, fresh=fresh)
+    columns = dict(image_column=image_column, question_column=question_column, answer_column=answer_column)
+    workflow.bench(
+        bundles=bundle,
+        run=run,
+        device=device,
+        backend=backend,
+        suite=suite,
+        metric=metric,
+        split=split,
+        name=name,
+        columns={key: column for key, column in columns.items() if column is not None},
+        questions=questions,
+        cases=cases,
+        sustain=sustain,
+        threads=threads,
+        fresh=fresh,
+    )
 
 
 @app.command()
 def report(
     results: Annotated[
-        Path | None, typer.Argument(help="results.json; default: of the newest finished run.", show_default=False)
+        list[Path] | None,
+        typer.Argument(
+            help="results.json files, or folders that hold one; default: of the newest finished run.",
+            show_default=False,
+        ),
     ] = None,
     run: RunFolder = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report; default: <run>/report.")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Name the best bundle inside limits: ttft=500ms,size=200MB,memory=300MiB,accuracy=80 ..."),
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="Say what got better and worse, beyond noise.", metavar="OLD NEW")
+    ] = None,
 ) -> None:
-    """Draw accuracy against latency and the course of training: one PNG and one HTML page.
+    """Draw accuracy against latency and much more: a slide (PNG), a page (HTML), Markdown and CSV.
 
-    Example: masters-edge report
+    With --budget it prints the best bundle instead (exit status 1: none fits), with --compare a comparison.
+
+    Example: masters-edge report --budget ttft=500ms,size=200MB
     """
     from masters_edge import workflow
 
-    workflow.report(results=results, run=run, out=out)
+    if budget is not None and compare is not None:
+        raise UserError("--budget and --compare answer different questions; give one of them")
+    if compare is not None:
+        if results or run is not None:
+            raise UserError("--compare takes its two sets of results itself; leave RESULTS and --run away")
+        workflow.compare(old=compare[0], new=compare[1], out=out)
+    elif budget is not None:
+        if not workflow.budget(limits=budget, results=results, run=run):
+            raise typer.Exit(1)
+    else:
+        workflow.report(results=results, run=run, out=out)
 
 
 @app.command()
@@ -168,6 +237,9 @@ def ask(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder, such as runs/demo/bundles/onnx-int4.")],
     image: Annotated[Path, typer.Argument(help="Picture (PNG, JPEG).")],
     question: Annotated[str, typer.Argument(help="Question about the picture.")],
+    backend: Annotated[
+        str, typer.Option(help="Runtime to answer with; auto takes what a short measurement finds fastest here.")
+    ] = "auto",
     threads: Annotated[int | None, typer.Option(help="Runtime threads; default: the machine's cores.")] = None,
 ) -> None:
     """Ask an exported student; no torch needed.
@@ -176,7 +248,32 @@ def ask(
     """
     from masters_edge import workflow
 
-    workflow.ask(bundle, image, question, threads)
+    workflow.ask(bundle, image, question, threads, backend)
+
+
+@app.command()
+def serve(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder, such as runs/demo/bundles/onnx-int4.")],
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8000,
+    threads: Annotated[int | None, typer.Option(help="Runtime threads; default: the machine's cores.")] = None,
+    backend: Annotated[str, typer.Option(help="Runtime to answer with; auto chooses.")] = "auto",
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Ask requests for this key; better given in the environment, as other users see command lines.",
+            envvar="MASTERS_EDGE_API_KEY",
+        ),
+    ] = None,
+) -> None:
+    """Serve a bundle: an OpenAI-compatible endpoint, and a page to try the student with one's own pictures.
+
+    Example: masters-edge serve runs/demo/bundles/onnx-int4 --port 8080
+    """
+    _quiet()
+    from masters_edge.serve import command
+
+    command.serve(bundle, host, port, threads=threads, backend=backend, api_key=api_key)
 
 
 @app.command()
@@ -253,6 +350,37 @@ def plan(
         config_of=config_of or [],
         out=json,
     )
+
+
+@app.command()
+def preview(
+    model_or_config: Annotated[
+        str,
+        typer.Argument(
+            help="smolvlm-256m, smolvlm-500m, qwen3-vl-2b, internvl3.5-1b; or a config.json, a checkpoint folder, a "
+            "hub id.",
+            show_default=False,
+        ),
+    ],
+    device: Annotated[
+        str, typer.Option(help="Where to measure: local, or a board such as ssh://pi@kitchen.local.")
+    ] = "local",
+    target: Annotated[list[str] | None, typer.Option(help="Device format; repeat for several. Default: onnx.")] = None,
+    quant: Annotated[
+        list[str] | None, typer.Option(help="Scheme or preset; repeat for several. Default: int4, int8, fp32.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for all of it; default: runs/preview/<name>.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Runtime threads; default: the device's cores.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Start without asking, large as it may be.")] = False,
+) -> None:
+    """Say what an architecture costs on a device before it is trained: random weights, exported and measured.
+
+    Example: masters-edge preview smolvlm-256m --target onnx --quant int4 --device ssh://pi@kitchen.local
+    """
+    _quiet()
+    from masters_edge.preview import command
+
+    command.preview(model_or_config, targets=target, schemes=quant, device=device, out=out, threads=threads, yes=yes)
 
 
 @app.command()

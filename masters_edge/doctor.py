@@ -22,6 +22,7 @@ EXTRAS = {
     "gguf": ("export to GGUF, and run on llama.cpp", ("gguf", "xllamacpp")),
     "optimum": ("`optimum-cli export edge`", ("optimum",)),
     "bench": ("measure and draw", ("easy_vqa", "matplotlib")),
+    "serve": ("`masters-edge serve`", ("starlette", "uvicorn")),
 }
 RUNTIMES = {name: name for name in ("onnxruntime", "openvino", "xllamacpp", "executorch", "coremltools")}
 

@@ -63,12 +63,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class _Course:
-    """How an answer came about: its ids, the picture's share in milliseconds, and moments of `time.perf_counter`."""
+    """How an answer came about: its ids, what picture and steps after the first token took in milliseconds, and moments
+    of `time.perf_counter`."""
 
     token_ids: list[int]
     vision_ms: float
+    decode_ms: float
     first_at: float
-    decode_from: float
     ended: float
 
 
@@ -174,7 +175,7 @@ class Student:
             prefill_ms=ttft_ms - preprocess_ms - course.vision_ms,
             ttft_ms=ttft_ms,
             decode_tokens=steps,
-            decode_tokens_per_s=steps / (course.ended - course.decode_from) if steps else None,
+            decode_tokens_per_s=1000 * steps / course.decode_ms if steps else None,
             total_ms=1000 * (course.ended - started),
         )
 
@@ -211,7 +212,8 @@ class Student:
             position += 1
             token_ids.append(token)
             stream.feed(token)
-        return _Course(token_ids, 1000 * (prefill_from - started), first_at, decode_from, time.perf_counter())
+        ended = time.perf_counter()
+        return _Course(token_ids, 1000 * (prefill_from - started), 1000 * (ended - decode_from), first_at, ended)
 
     def _whole(
         self, asked: Question, picture: Picture | None, limit: int, stop_ids: Set[int], stream: TextStream
@@ -228,7 +230,7 @@ class Student:
         ended = time.perf_counter()
         # How long the prompt takes without its picture is asked once for each length, outside of what is timed.
         vision_ms = max(0.0, found.prompt_ms - self._text_ms(len(asked.input_ids)))
-        return _Course(found.token_ids, vision_ms, firsts[0], firsts[0], ended)
+        return _Course(found.token_ids, vision_ms, found.decode_ms, firsts[0], ended)
 
     def _text_ms(self, tokens: int) -> float:
         if tokens not in self._text_ms_of:

@@ -4,13 +4,16 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from masters_edge import bundle as manifests
 from masters_edge.errors import UserError
 from masters_edge.runtime import Student, backends, fastest
+from masters_edge.runtime.backends import Question
 from tests import tiny
 from tests.export import bundles
 
@@ -112,6 +115,22 @@ def test_what_fails_is_left_out_with_its_reason(bundle: Path, monkeypatch: pytes
     told(monkeypatch, onnxruntime={"error": "one"}, openvino={"error": "two"})
     with pytest.raises(UserError, match="one; two"):
         fastest.of_bundle(bundle, 3)
+
+
+def test_the_picture_leaves_room_for_the_answer(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Qwen-VL has as many tokens as the picture has pixels for."""
+    graphs = manifests.read(bundle).graphs
+    asked: list[int] = []
+    whole = Student.ask
+
+    def ask(student: Student, image: Image.Image, question: str) -> Question:
+        asked.append(image.width)
+        found = whole(student, image, question)
+        return found if image.width < 200 else replace(found, input_ids=[0] * 500)
+
+    monkeypatch.setattr(Student, "ask", ask)
+    assert fastest.measure(str(bundle), graphs, "onnx", "onnxruntime", 1, False)["ms"] > 0
+    assert asked[:3] == [448, 224, 112]
 
 
 def test_a_process_that_fails_says_why(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

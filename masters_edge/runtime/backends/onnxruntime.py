@@ -44,6 +44,7 @@ class OnnxRuntime:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        options.enable_mem_pattern = False  # one more block as large as all that the first run took
         for name, value in _SPINNING.items():
             options.add_session_config_entry(f"session.intra_op.{name}", value)
         if exact:

@@ -1,0 +1,143 @@
+"""One question at a time: a thread that owns the student, and a bounded line of questions in front of it.
+
+`Desk.take` puts a question in line; its `Job` hears the answer's pieces on the event loop, and ends it when whoever
+asked has gone.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+
+from masters_edge.errors import UserError
+from masters_edge.runtime import Answer, Student
+from masters_edge.serve import pictures
+from masters_edge.serve.refusals import Refused
+from masters_edge.serve.requests import Asked
+
+MAX_WAITING = 64  # questions in line; lmms-eval asks 32 at once
+ANSWER_S = 600.0  # from taking a question to its whole answer; OpenAI's clients wait as long
+
+_log = logging.getLogger("masters_edge.serve")
+
+
+class Job:
+    """A question in line or being answered. Made and awaited on the event loop, answered in the desk's thread."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        self._cancelled = threading.Event()
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[str | Answer | Refused] = asyncio.Queue()
+        self._until = time.monotonic() + ANSWER_S
+
+    async def next(self) -> str | Answer:
+        """The answer's next piece, or at its end the whole of it; raises Refused where there is none."""
+        try:
+            event = await asyncio.wait_for(self._events.get(), max(0.0, self._until - time.monotonic()))
+        except asyncio.TimeoutError:
+            self.cancel()
+            raise Refused(503, f"no answer within {ANSWER_S:.0f} s; ask again, or ask for fewer tokens") from None
+        if isinstance(event, Refused):
+            raise event
+        return event
+
+    def cancel(self) -> None:
+        """Nobody waits for the answer any more."""
+        self._cancelled.set()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    def put(self, event: str | Answer | Refused) -> None:
+        """From any thread, to whoever awaits `next`."""
+        try:
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        except RuntimeError:  # the loop is closed: the server has stopped meanwhile
+            self.cancel()
+
+    def say(self, piece: str) -> None:
+        """A piece of the answer, as the student finds it; raises `_Gone` where nobody listens, which ends it."""
+        if self.cancelled:
+            raise _Gone
+        self.put(piece)
+
+
+class _Gone(Exception):
+    """Whoever asked is no longer there."""
+
+
+class Desk:
+    """Owns the student, which is not safe to share between threads."""
+
+    def __init__(self, student: Student, max_waiting: int = MAX_WAITING) -> None:
+        self._student, self._max_waiting = student, max_waiting
+        self._line: deque[Job] = deque()
+        self._current: Job | None = None
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="student", daemon=True)
+        self._thread.start()
+
+    def take(self, asked: Asked) -> Job:
+        """Put a question in line. Raises Refused (503) where the line is full or the server stops."""
+        job = Job(asked)
+        with self._changed:
+            self._line = deque(waiting for waiting in self._line if not waiting.cancelled)
+            if self._closed:
+                raise _stopping()
+            if len(self._line) >= self._max_waiting:
+                raise Refused(503, f"{self._max_waiting} questions are waiting already; ask again in a moment")
+            self._line.append(job)
+            self._changed.notify()
+        return job
+
+    def close(self, wait_s: float = 10.0) -> bool:
+        """Refuse what waits, end the answer under way; whether the thread ended within `wait_s` seconds."""
+        self.refuse_all()
+        self._thread.join(wait_s)
+        return not self._thread.is_alive()
+
+    def refuse_all(self) -> None:
+        """Tell everybody that the server stops; returns at once."""
+        with self._changed:
+            self._closed = True
+            unanswered = [*self._line, *([self._current] if self._current else [])]
+            self._line.clear()
+            self._changed.notify()
+        for job in unanswered:
+            job.put(_stopping())
+            job.cancel()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._current = None
+                while not self._line and not self._closed:
+                    self._changed.wait()
+                if self._closed:
+                    return
+                self._current = job = self._line.popleft()
+            if not job.cancelled:
+                self._answer(job)
+
+    def _answer(self, job: Job) -> None:
+        asked = job.asked
+        try:
+            picture = pictures.decode(asked.picture, asked.where)
+            job.put(self._student.answer(picture, asked.question, asked.max_tokens, on_text=job.say))
+        except _Gone:
+            pass
+        except Refused as refused:
+            job.put(refused)
+        except UserError as error:
+            job.put(Refused(400, str(error)))
+        except Exception as error:  # whatever a runtime raises: this question fails, and the next one is answered
+            _log.exception("the student failed to answer")
+            job.put(Refused(500, f"the student failed to answer ({type(error).__name__}: {error})"))
+
+
+def _stopping() -> Refused:
+    return Refused(503, "the server is being stopped")
