@@ -1,70 +1,167 @@
 """`bench`: several subjects on one suite and one device, into results.json, which is rewritten after each of them."""
 
+import hashlib
+import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from masters_edge.benchmarks import devices, machine, peers, results
+from masters_edge.benchmarks import agreement, devices, job, peers, protocol, results
+from masters_edge.benchmarks.devices import Place
 from masters_edge.benchmarks.progress import OnProgress
 from masters_edge.benchmarks.protocol import Options, Subject
-from masters_edge.benchmarks.results import Device, Measurement, Results, Training
+from masters_edge.benchmarks.results import Measurement, Results, Training
 from masters_edge.benchmarks.suites import Suite
 from masters_edge.errors import UserError
 
-__all__ = ["Subject", "bench"]
+__all__ = ["Subject", "Unfinished", "bench", "seconds_of"]
+
+JOBS, ANSWERS = ".jobs", "answers"
+BUSY_CORES = 0.5  # of other programs' work; less is what any desktop does
 
 OnReused = Callable[[Subject, Measurement], None]
+OnNote = Callable[[str], None]
+
+
+class Unfinished(UserError):
+    """Some subjects couldn't be measured; `results` holds all that could."""
+
+    def __init__(self, message: str, results: Results) -> None:
+        super().__init__(message)
+        self.results = results
 
 
 def bench(
     subjects: Sequence[Subject],
-    suite: Suite,
+    suite: Suite | None,
     *,
     device: str = "local",
+    backend: str = "auto",
     questions: int | None = None,
     latency_questions: int = 200,
+    cases: bool = True,
+    sustain_s: float = 0.0,
     threads: int | None = None,
     out: Path,
     reuse: bool = True,
     on_progress: OnProgress | None = None,
     on_reused: OnReused | None = None,
+    on_note: OnNote | None = None,
 ) -> Results:
     """Measure each subject and write `out` (results.json) after each, so that an interruption loses nothing.
 
-    A subject is not measured again where `out` already holds it with the same files, questions, threads, machine and
-    library versions; `on_reused(subject, measurement)` is called instead. Measurements of other subjects in `out` stay.
+    A subject is not measured again where `out` already holds it with the same files, questions, threads, backend,
+    machine and library versions; `on_reused(subject, measurement)` is called instead. One that was interrupted goes on
+    where it stopped. Measurements of other subjects in `out` stay. Every answer is kept in `answers/` beside `out`.
 
     Args:
+        suite: None for latency alone, on made-up questions.
+        device: "local", or the address of another one (`devices.KINDS`).
+        backend: the runtime of bundles, by name; "auto" for the fastest.
         questions: how many of the suite's questions to ask, drawn with a fixed seed (the same for every subject); None
             for all.
         latency_questions: how many of those give the latency figures, one at a time; the same for every subject.
+        cases: whether to time picture sizes and prompt lengths as well.
+        sustain_s: how long each bundle answers without a pause, in seconds; 0 for not at all.
         threads: None for the device's usable physical cores.
+        on_note: hears what is left out and why, and when other programs disturbed, a sentence each.
 
     Raises:
-        UserError: nothing to measure, a name used twice, a damaged `out`, or a subject that can't be measured.
+        UserError: nothing to measure, a name used twice, a damaged `out`, a device that can't be reached.
+        Unfinished: some subjects couldn't be measured; it names each, and the others are in `out`.
     """
     out = Path(out)
-    _check(subjects, latency_questions, threads)
-    place = devices.module_of(device)
-    suite = suite.take(questions)
-    options = Options(threads=threads or place.usable_threads(device), latency_questions=latency_questions)
-    here: Device = place.describe(device)
+    _check(subjects, latency_questions, threads, sustain_s)
+    kept = _measurable(subjects, device, on_note)
+    suite = suite.take(questions) if suite is not None else None
     known = results.read(out) if out.exists() else Results()
-    for subject in subjects:
-        sha256 = peers.module_of(subject.kind).fingerprint(subject.place)
-        old = _find(known, subject, sha256, suite, options, here) if reuse else None
-        if old is None:
-            new = place.measure(subject, suite, options, on_progress, sha256=sha256)
-        else:  # the figures stay; what the caller says about the subject may have changed
-            training = Training(steps=subject.extra.get("steps"), seconds=subject.extra.get("seconds"))
-            new = old.model_copy(update={"training": training, "role": subject.role, "path": str(subject.path)})
-        known = known.with_measurement(new)
-        results.write(out, known)
-        if old is not None and on_reused is not None:
-            on_reused(subject, new)
+    failures: dict[str, str] = {}
+    with devices.connect(device, _packages(kept, backend, failures), on_progress) as place:
+        options = Options(
+            threads=threads or place.usable_threads,
+            latency_questions=latency_questions,
+            backend=backend,
+            cases=cases,
+            sustain_s=sustain_s,
+        )
+        if on_note is not None:
+            for note in place.notes:
+                on_note(note)
+        for subject in kept:
+            if subject.name in failures:
+                continue
+            try:
+                known = _one(subject, suite, options, place, known, out, reuse, on_progress, on_reused, on_note)
+            except devices.Lost:
+                raise
+            except UserError as error:
+                failures[subject.name] = str(error)
+    if failures:
+        raise Unfinished(_told(failures, len(kept)), known)
     return known
 
 
-def _check(subjects: Sequence[Subject], latency_questions: int, threads: int | None) -> None:
+def seconds_of(duration: str) -> float:
+    """Seconds of a duration as people write it: "30s", "10m", "1h", "90" (seconds)."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h)?", duration.strip())
+    if match is None:
+        raise UserError(f"{duration!r} is no duration; write it as 30s, 10m or 1h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"]
+
+
+def _one(
+    subject: Subject,
+    suite: Suite | None,
+    options: Options,
+    place: Place,
+    known: Results,
+    out: Path,
+    reuse: bool,
+    on_progress: OnProgress | None,
+    on_reused: OnReused | None,
+    on_note: OnNote | None,
+) -> Results:
+    """`known` with this subject in it, written to `out`."""
+    module = peers.module_of(subject.kind)
+    sha256 = module.fingerprint(subject.place)
+    old = _find(known, subject, sha256, suite, options, place) if reuse else None
+    if old is not None:  # the figures stay; what the caller says about the subject may have changed
+        training = Training(steps=subject.extra.get("steps"), seconds=subject.extra.get("seconds"))
+        new = old.model_copy(update={"training": training, "role": subject.role, "path": str(subject.path)})
+    else:
+        folder = out.parent / JOBS / _job_name(subject, suite, options, place)
+        if not reuse:
+            shutil.rmtree(folder, ignore_errors=True)
+        protocol.prepare(
+            subject,
+            suite,
+            options,
+            folder,
+            sha256=sha256,
+            device=place.device,
+            versions=place.versions(*module.packages(subject.place, options.backend)),
+            candidates=place.versions(*module.runtimes(subject.place, options.backend)),
+        )
+        place.run(folder, subject, sha256, protocol.as_steps(subject, on_progress))
+        new = protocol.assemble(folder, subject, suite, options, place.device, sha256=sha256)
+        if suite is not None:
+            new = new.model_copy(update={"answers": _keep_answers(folder, new, out.parent)})
+    known = agreement.with_agreements(known.with_measurement(new), out.parent)
+    results.write(out, known)
+    if old is None:
+        _tidy(folder)
+        others = new.conditions.other_cores or 0
+        if others >= BUSY_CORES and on_note is not None:
+            on_note(
+                f"{subject.name}: other programs took {others:.1f} cores while it was timed, so its figures may be too "
+                "slow; end them and measure again with --fresh"
+            )
+    elif on_reused is not None:
+        on_reused(subject, new)
+    return known
+
+
+def _check(subjects: Sequence[Subject], latency_questions: int, threads: int | None, sustain_s: float) -> None:
     if not subjects:
         raise UserError("there is nothing to measure; name at least one bundle or checkpoint")
     names = [subject.name for subject in subjects]
@@ -72,28 +169,101 @@ def _check(subjects: Sequence[Subject], latency_questions: int, threads: int | N
     if twice:
         raise UserError(f"two subjects are called {twice[0]!r}; give each a name of its own")
     for subject in subjects:
+        peers.module_of(subject.kind)
         if subject.role not in results.ROLES:
             raise UserError(
                 f"{subject.name}: there is no role {subject.role!r}; use one of: {', '.join(results.ROLES)}"
             )
     if latency_questions < 1 or (threads is not None and threads < 1):
         raise UserError("latency questions and threads must each be at least 1")
+    if sustain_s < 0:
+        raise UserError(f"sustaining for {sustain_s} seconds can't be; give 0 or more")
+
+
+def _measurable(subjects: Sequence[Subject], device: str, on_note: OnNote | None) -> list[Subject]:
+    """The subjects that this kind of device can measure; the others are said."""
+    if devices.module_of(device).CHECKPOINTS:
+        return list(subjects)
+    kept = [subject for subject in subjects if subject.kind != "checkpoint"]
+    left_out = ", ".join(subject.name for subject in subjects if subject.kind == "checkpoint")
+    if not kept:
+        raise UserError(f"{device} measures bundles, and {left_out} is none; measure it with --device local")
+    if left_out and on_note is not None:
+        on_note(f"{left_out}: PyTorch is not measured on {device}, left out")
+    return kept
+
+
+def _packages(subjects: Sequence[Subject], backend: str, failures: dict[str, str]) -> list[str]:
+    """What all of them run on, without repeats. A subject that can't be read goes to `failures`."""
+    found: dict[str, None] = {}
+    for subject in subjects:
+        try:
+            found |= dict.fromkeys(peers.module_of(subject.kind).packages(subject.place, backend))
+        except UserError as error:
+            failures[subject.name] = str(error)
+    return list(found)
+
+
+def _told(failures: dict[str, str], asked: int) -> str:
+    if len(failures) == 1:
+        return next(iter(failures.values()))
+    several = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+    return f"{len(failures)} of {asked} can't be measured: {several}"
+
+
+def _job_name(subject: Subject, suite: Suite | None, options: Options, place: Place) -> str:
+    device, asked = place.device, suite.name if suite is not None else "no suite"
+    where = (device.kind, device.address or "", device.name)
+    return _file_name((subject.name, asked, *where, options.backend, f"{options.threads} threads"))
+
+
+def _file_name(parts: Sequence[str]) -> str:
+    """The parts as far as a file's name may hold them, and a hash that keeps similar ones apart."""
+    plain = "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", part).strip("_") for part in parts if part)
+    return f"{plain[:80]}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:8]}"
+
+
+def _keep_answers(folder: Path, measurement: Measurement, home: Path) -> str:
+    """Copy the answers beside results.json; returns the file's name there."""
+    name = f"{ANSWERS}/{_file_name(results.slot(measurement))}.jsonl"
+    results.write_atomically(home / name, (folder / job.RAW / job.ANSWERS).read_bytes())
+    return name
+
+
+def _tidy(folder: Path) -> None:
+    """Remove a finished job."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.parent.is_dir() and not any(folder.parent.iterdir()):
+        folder.parent.rmdir()
 
 
 def _find(
-    known: Results, subject: Subject, sha256: str, suite: Suite, options: Options, here: Device
+    known: Results, subject: Subject, sha256: str, suite: Suite | None, options: Options, place: Place
 ) -> Measurement | None:
     """The measurement that measuring again would repeat, if there is one."""
+    asked = len(suite.questions) if suite is not None else options.latency_questions
+    sustain_s = options.sustain_s if subject.role == "exported" else 0
     for old in known.measurements:
         if (
             old.name == subject.name
             and old.kind == subject.kind
             and old.sha256 == sha256
-            and old.suite.sha256 == suite.sha256
+            and (old.suite.sha256 if old.suite else None) == (suite.sha256 if suite else None)
             and old.threads == options.threads
-            and old.latency_questions == min(options.latency_questions, len(suite.questions))
-            and old.device == here
-            and old.versions == machine.versions(*old.versions)
+            and _same_backend(old, subject, options, place)
+            and old.latency_questions == min(options.latency_questions, asked)
+            and (bool(old.cases) or not options.cases)
+            and (old.sustained.seconds if old.sustained else 0) >= sustain_s
+            and old.device == place.device
+            and old.versions == place.versions(*old.versions)
         ):
             return old
     return None
+
+
+def _same_backend(old: Measurement, subject: Subject, options: Options, place: Place) -> bool:
+    """Whether the runtime would be the same; with `auto`, only where it has the same ones to choose from."""
+    if subject.kind == "checkpoint" or options.backend == old.runtime:
+        return True
+    runtimes = peers.module_of(subject.kind).runtimes(subject.place, options.backend)
+    return old.backend == options.backend and old.candidates == place.versions(*runtimes)

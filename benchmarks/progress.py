@@ -10,12 +10,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 @dataclass(frozen=True)
 class Step:
-    """`done` of `total` questions of one phase ("start", "warm-up", "latency", "accuracy") of one subject."""
+    """`done` of `total` of one phase of one subject: cold starts ("start"), questions ("warm-up", "latency",
+    "accuracy"), "cases", seconds ("sustained"), or what a device counts ("copy").
+
+    `right`: the score so far, where there is one.
+    """
 
     subject: str
     phase: str
-    done: int
-    total: int
+    done: float
+    total: float
     right: float | None = None
 
 
@@ -36,7 +40,7 @@ def progress_bar(console: Console | None = None) -> Iterator[OnProgress]:
         tasks: dict[str, tuple[str, TaskID]] = {}
 
         def show(step: Step) -> None:
-            # Latency and accuracy share one count of questions; starting and warming up have counts of their own.
+            # Latency and accuracy share one count of questions; the other phases have counts of their own.
             series = "questions" if step.phase in ("latency", "accuracy") else step.phase
             detail = step.phase
             if step.right is not None and step.done:

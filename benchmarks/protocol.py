@@ -1,36 +1,37 @@
-"""The protocol, seen from the parent: write the job, start the measuring process, follow it, summarize its figures.
+"""The protocol, seen from the one who asks: write a job folder, have it done, make a `Measurement` of its files.
 
-In: what to measure (`Subject`), a suite, options. Out: a `Measurement`. The work itself happens in `worker.py`, in a
-fresh process.
+`prepare` writes what is asked (`masters_edge.benchmarks.job`), a device's `Place.run` has it answered by `worker.py`,
+`assemble` reads the raw files back. Nothing here measures.
 """
 
-import contextlib
 import json
 import math
 import os
-import signal
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Sequence
+import re
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from masters_edge.benchmarks import peers
+from masters_edge.benchmarks import cases, job, peers
 from masters_edge.benchmarks.metrics import wilson_interval
 from masters_edge.benchmarks.progress import OnProgress, Step
 from masters_edge.benchmarks.results import (
     STAGES,
     Accuracy,
+    Case,
+    Conditions,
     Device,
+    Energy,
     Latency,
     Measurement,
+    Moment,
     Role,
     Stage,
     SuiteInfo,
+    Sustained,
     Training,
 )
 from masters_edge.benchmarks.suites import Suite
@@ -57,56 +58,171 @@ class Subject:
 
 @dataclass(frozen=True)
 class Options:
-    """How it is measured. `threads` holds for the runtime and every library below it."""
+    """How it is measured. `threads` holds for the runtime and every library below it; `backend` is the bundles'.
+
+    `cases`: picture sizes and prompt lengths beside the suite's questions. `sustain_s`: how long bundles answer
+    without a pause, 0 for not at all.
+    """
 
     threads: int
     latency_questions: int = 200
     warm_up: int = 5
+    backend: str = "auto"
+    cases: bool = True
+    sustain_s: float = 0.0
 
 
-def measure_here(
-    subject: Subject, suite: Suite, options: Options, on_progress: OnProgress | None = None, *, sha256: str
-) -> Measurement:
-    """Measure on this machine, in fresh processes.
+def prepare(
+    subject: Subject,
+    suite: Suite | None,
+    options: Options,
+    folder: Path,
+    *,
+    sha256: str,
+    device: Device,
+    versions: dict[str, str],
+    candidates: dict[str, str],
+) -> Path:
+    """The job folder of this subject, written new, or as it lies where the same job was begun before.
+
+    `device`, `versions` (of the libraries there) and `candidates` (the runtimes there that the backend may mean) are
+    part of what makes a job the same: raw files of another subject, suite, machine or library are thrown away. Without
+    a suite, made-up questions are asked for latency alone, and each is answered with the same number of tokens.
+    Returns `folder`. Raises UserError where it can't be written.
+    """
+    module = peers.module_of(subject.kind)
+    asked = suite if suite is not None else cases.made_up(options.latency_questions)
+    backend = options.backend if subject.kind != "checkpoint" else "auto"
+    latency_count = min(options.latency_questions, len(asked.questions))
+    wanted = {
+        "schema_version": job.SCHEMA_VERSION,
+        "module": peers.KINDS[subject.kind],
+        "subject": subject.place,
+        "sha256": sha256,
+        "suite": asked.sha256,
+        "metric": suite.metric if suite is not None else None,
+        "exactly": None if suite is not None else cases.NEW_TOKENS,
+        "threads": options.threads,
+        "backend": backend,
+        "choose": backend == "auto" and hasattr(module, "choose"),
+        "warm_up": min(options.warm_up, len(asked.questions)),
+        "latency_count": latency_count,
+        "cold_starts": module.COLD_STARTS,
+        "cases": [case.as_row() for case in cases.CASES] if options.cases else [],
+        "sustain_s": options.sustain_s if subject.role == "exported" else 0,
+        "device": device.model_dump(),
+        "versions": versions,
+        "candidates": candidates,
+    }
+    before = job.read_json(folder / job.JOB) or {}
+    if {key: before.get(key) for key in wanted} == wanted:
+        return folder
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / job.IMAGES).mkdir(parents=True)
+        _write_questions(folder, asked, latency_count)
+        if options.cases:
+            cases.write_pictures(folder)
+        job.write_json(folder / job.JOB, wanted | {"started": _now().isoformat()})  # last: the folder is whole
+    except OSError as error:
+        raise UserError(f"the questions can't be written to {folder} ({error.strerror or error})") from None
+    return folder
+
+
+def follow(lines: Iterable[bytes | str], subject: Subject, on_event: Callable[[dict[str, Any]], None]) -> bool:
+    """Read a worker's output to its end; True where it said that it was done. Lines that are no events are skipped.
 
     Raises:
-        UserError: the subject can't be opened, a question's image can't be read, or the measuring process died.
+        UserError: the worker's error event, with the subject's name.
     """
-    started = _now()
-    module = peers.module_of(subject.kind)
-    with tempfile.TemporaryDirectory(prefix="masters-edge-bench-") as name:
-        folder = Path(name)
-        job = _write_job(folder, subject, suite, options)
-        cold = []
-        for number in range(1, module.COLD_STARTS):
-            _say(on_progress, Step(subject.name, "start", number, module.COLD_STARTS))
-            cold.append(_run(folder, {**job, "only_cold_start": True}, subject, on_progress)["cold_start_ms"])
-        result = _run(folder, job, subject, on_progress)
-    right, asked = result["right"], result["asked"]
-    facts = result["facts"]
-    if facts["parameters"] is None:  # graphs don't tell; the caller may know
-        facts["parameters"] = subject.extra.get("parameters")
-    low, high = wilson_interval(right, asked)
-    stages = {stage: summarize(result["stages"][stage]) for stage in STAGES}
+    done = False
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if not isinstance(event, dict) or "event" not in event:
+            continue
+        if event["event"] == "error":
+            raise UserError(f"measuring {subject.name} stopped: {event['message']}")
+        if event["event"] == "progress":
+            on_event(event)
+        done = done or event["event"] == "done"
+    return done
+
+
+def as_steps(subject: Subject, on_progress: OnProgress | None) -> Callable[[dict[str, Any]], None]:
+    """A worker's progress events as `Step`s of this subject."""
+
+    def on_event(event: dict[str, Any]) -> None:
+        if on_progress is not None:
+            on_progress(Step(subject.name, event["phase"], event["done"], event["total"], event.get("right")))
+
+    return on_event
+
+
+def assemble(
+    folder: Path, subject: Subject, suite: Suite | None, options: Options, device: Device, *, sha256: str
+) -> Measurement:
+    """What the raw files of a finished job say. `device` gives kind and address alone: which machine it is, the
+    measuring process read from it.
+
+    Raises:
+        UserError: raw files are missing or don't fit together.
+    """
+    raw = folder / job.RAW
+    facts, latency = job.read_json(raw / job.FACTS), job.read_json(raw / job.LATENCY)
+    if job.read_json(raw / job.DONE) is None or facts is None or latency is None:
+        raise UserError(f"measuring {subject.name} ended without its figures in {raw}; run the same command again")
+    asked = job.read_json(folder / job.JOB)
+    answers = job.read_rows(raw / job.ANSWERS)
+    if suite is not None and len(answers) != len(suite.questions):
+        raise UserError(
+            f"measuring {subject.name} left {len(answers)} answers to {len(suite.questions)} questions in {raw}; "
+            "remove that folder and measure again"
+        )
+    known = dict(facts["facts"])
+    if known["parameters"] is None:  # graphs don't tell; the caller may know
+        known["parameters"] = subject.extra.get("parameters")
+    unmeasured = list(latency["unmeasured"])
+    if options.sustain_s and not asked["sustain_s"]:
+        unmeasured.append("the sustained loop is for exported students alone")
+    choice = job.read_json(raw / job.CHOICE)
+    cold = [row["cold_start_ms"] for row in job.read_rows(raw / job.COLD)]
     return Measurement(
         name=subject.name,
         role=subject.role,
         kind=subject.kind,
         path=str(subject.path),
         sha256=sha256,
-        device=Device(kind="local", **result["device"]),
+        device=Device(kind=device.kind, address=device.address, **facts["device"]),
         threads=options.threads,
-        suite=SuiteInfo(name=suite.name, metric=suite.metric, sha256=suite.sha256),
-        accuracy=Accuracy(asked=asked, right=right, per_cent=100 * right / asked, low=100 * low, high=100 * high),
-        batched=result["batched"],
-        latency=Latency(**stages, cold_start_ms=summarize([*cold, result["cold_start_ms"]])),
-        latency_questions=job["latency_count"],
-        peak_rss_mib=result["peak_rss_mib"],
+        backend=asked["backend"],
+        backend_reason=choice["reason"] if choice else None,
+        candidates=asked["candidates"],
+        suite=SuiteInfo(name=suite.name, metric=suite.metric, sha256=suite.sha256) if suite is not None else None,
+        accuracy=accuracy([row["score"] for row in answers]) if suite is not None else None,
+        batched=any(row.get("batched") for row in answers),
+        latency=Latency(**_stages(latency["stages"]), cold_start_ms=summarize(cold)),
+        latency_questions=asked["latency_count"],
+        cases=tuple(_case(row) for row in job.read_rows(raw / job.CASES)),
+        peak_rss_mib=latency["peak_rss_mib"],
+        conditions=Conditions(**latency["conditions"]),
+        energy=Energy(**latency["energy"]) if latency["energy"] else None,
+        sustained=_sustained(job.read_rows(raw / job.SUSTAINED)),
+        unmeasured=tuple(unmeasured),
         training=Training(steps=subject.extra.get("steps"), seconds=subject.extra.get("seconds")),
-        started=started,
+        started=datetime.fromisoformat(asked["started"]),
         ended=_now(),
-        **facts,
+        **known,
     )
+
+
+def accuracy(scores: Sequence[float]) -> Accuracy:
+    """Mean score with its 95% interval."""
+    right, asked = math.fsum(scores), len(scores)
+    low, high = wilson_interval(right, asked)
+    return Accuracy(asked=asked, right=right, per_cent=100 * right / asked, low=100 * low, high=100 * high)
 
 
 def summarize(values: Sequence[float]) -> Stage | None:
@@ -127,102 +243,59 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
 
 
-def _write_job(folder: Path, subject: Subject, suite: Suite, options: Options) -> dict[str, Any]:
-    """job fields, and questions.jsonl with the latency sample (the same for every subject) first."""
-    sample = {question.id for question in suite.take(min(options.latency_questions, len(suite.questions))).questions}
+def _stages(values: dict[str, list[float]]) -> dict[str, Stage | None]:
+    return {stage: summarize(values.get(stage, [])) for stage in STAGES}
+
+
+def _case(row: dict[str, Any]) -> Case:
+    stages = row.pop("stages")
+    return Case(latency=Latency(**_stages(stages)) if stages else None, **row)
+
+
+def _sustained(rows: list[dict[str, Any]]) -> Sustained | None:
+    if not rows:
+        return None
+    moments = tuple(Moment(**row) for row in rows)
+    speed_left = moments[0].total_ms / moments[-1].total_ms if moments[-1].total_ms else 1.0
+    return Sustained(seconds=moments[-1].at_s, moments=moments, speed_left=speed_left)
+
+
+def _write_questions(folder: Path, suite: Suite, latency_count: int) -> None:
+    """questions.jsonl with the latency sample (the same for every subject) first, and its pictures."""
+    sample = {question.id for question in suite.take(latency_count).questions}
     ordered = sorted(suite.questions, key=lambda question: question.id not in sample)
-    try:
-        with (folder / "questions.jsonl").open("w", encoding="utf-8") as file:
-            written: dict[str, Path] = {}
-            for question in ordered:
-                row = {
-                    "id": question.id,
-                    "text": question.text,
-                    "image": str(_image_file(folder, question, written)),
-                    "image_id": question.image_id,
-                    "answers": question.accepted,
-                }
-                file.write(json.dumps(row) + "\n")
-    except OSError as error:
-        raise UserError(f"the questions can't be written to {folder} ({error.strerror or error})") from None
-    return {
-        "module": peers.KINDS[subject.kind],
-        "path": subject.place,
-        "threads": options.threads,
-        "metric": suite.metric,
-        "questions": str(folder / "questions.jsonl"),
-        "warm_up": min(options.warm_up, len(ordered)),
-        "latency_count": len(sample),
-        "only_cold_start": False,
-    }
+    written: dict[str, str] = {}
+    with (folder / job.QUESTIONS).open("w", encoding="utf-8") as file:
+        for question in ordered:
+            row = {
+                "id": question.id,
+                "text": question.text,
+                "image": _image_file(folder, question, written),
+                "image_id": question.image_id,
+                "answers": question.accepted,
+            }
+            file.write(json.dumps(row) + "\n")
 
 
-def _image_file(folder: Path, question: Question, written: dict[str, Path]) -> Path:
-    if isinstance(question.image, Path):
-        return question.image.resolve()
+def _image_file(folder: Path, question: Question, written: dict[str, str]) -> str:
+    """The picture's place in the job folder: a second name of the user's file where the disk allows, else a copy."""
     if question.image_id not in written:
-        file = folder / f"image-{len(written)}"
-        file.write_bytes(question.image if isinstance(question.image, bytes) else question.image.read_bytes())
-        written[question.image_id] = file
-    return written[question.image_id]
-
-
-def _run(folder: Path, job: dict[str, Any], subject: Subject, on_progress: OnProgress | None) -> dict[str, Any]:
-    """One measuring process from start to end; returns its result event."""
-    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    threads = str(job["threads"])
-    environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "masters_edge.benchmarks.worker", "job.json", "--started"]
-    with (folder / "stderr.txt").open("w+b") as stderr:
-        with subprocess.Popen(
-            [*command, repr(time.time())], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=stderr
-        ) as process:
+        image = question.image
+        known_as = re.sub(r"[^\w.-]", "_", image.name, flags=re.ASCII)[-80:] if isinstance(image, Path) else "embedded"
+        name = f"{job.IMAGES}/{len(written)}-{known_as}"
+        if isinstance(image, Path):
             try:
-                result = _follow(process, subject, on_progress)
-                status = process.wait()
-            except BaseException:  # interrupted, an error event, or the callback failed
-                process.kill()
-                raise
-        if result is None or status != 0:
-            raise UserError(f"measuring {subject.name} ({subject.place}) stopped: {_last_words(stderr, status)}")
-    return result
-
-
-def _follow(
-    process: subprocess.Popen[bytes], subject: Subject, on_progress: OnProgress | None
-) -> dict[str, Any] | None:
-    result = None
-    assert process.stdout is not None
-    for line in process.stdout:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if event["event"] == "error":
-            raise UserError(f"measuring {subject.name} stopped: {event['message']}")
-        if event["event"] == "progress":
-            _say(on_progress, Step(subject.name, event["phase"], event["done"], event["total"], event["right"]))
-        if event["event"] == "result":
-            result = event
-    return result
-
-
-def _last_words(stderr: IO[bytes], status: int) -> str:
-    """Why a process that gave no result ended: its last line on stderr, or the signal."""
-    stderr.seek(0)
-    lines = [line for line in stderr.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    if status < 0:
-        name = str(-status)
-        with contextlib.suppress(ValueError):
-            name = signal.Signals(-status).name
-        memory = ", most likely for want of memory" if name == "SIGKILL" else ""
-        return f"its process was ended by {name}{memory}"
-    return lines[-1].strip() if lines else f"its process ended with status {status} and said nothing"
-
-
-def _say(on_progress: OnProgress | None, step: Step) -> None:
-    if on_progress is not None:
-        on_progress(step)
+                os.link(image.resolve(), folder / name)
+            except FileNotFoundError:
+                raise UserError(
+                    f"question {question.id}: there is no image file {image}; mend the path or leave the question out"
+                ) from None
+            except OSError:
+                shutil.copyfile(image, folder / name)
+        else:
+            (folder / name).write_bytes(image if isinstance(image, bytes) else image.read_bytes())
+        written[question.image_id] = name
+    return written[question.image_id]
 
 
 def _now() -> datetime:

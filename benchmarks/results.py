@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from masters_edge.errors import UserError
 from masters_edge.files import whole_file
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Role = Literal["teacher", "student before", "student after", "exported"]
 ROLES: tuple[str, ...] = get_args(Role)
@@ -68,6 +68,77 @@ class Accuracy(_Record):
         return self
 
 
+class Agreement(_Record):
+    """How many of a bundle's answers are, letter for letter, those of its student in PyTorch (95% Wilson interval)."""
+
+    equal: int = Field(ge=0)
+    asked: int = Field(ge=1)
+    per_cent: float = Field(ge=0, le=100)
+    low: float = Field(ge=0, le=100)
+    high: float = Field(ge=0, le=100)
+
+
+class Case(_Record):
+    """One picture size and one prompt length, answered again and again with exactly `new_tokens` tokens each time.
+
+    `image_tokens` are the places that the picture takes in the prompt of `prompt_tokens`. A case that the student has
+    no room for, or that its family can't read, has `skipped` (why, in one sentence) in place of figures.
+    """
+
+    name: str
+    image_width: int = Field(ge=1)
+    image_height: int = Field(ge=1)
+    prompt: Literal["short", "long"]
+    new_tokens: int = Field(ge=1)
+    prompt_tokens: int | None = Field(default=None, ge=1)
+    image_tokens: int | None = Field(default=None, ge=0)
+    latency: Latency | None = None
+    skipped: str | None = None
+
+
+class Energy(_Record):
+    """What the device's own meter says of the latency questions, and which meter that is ("RAPL package",
+    "battery", "powermetrics"). `idle_watts` was read just before, and is not subtracted."""
+
+    source: str
+    joules_per_answer: float = Field(ge=0)
+    watts: float = Field(ge=0)
+    idle_watts: float | None = Field(default=None, ge=0)
+
+
+class Conditions(_Record):
+    """How the device was before and after: other load (1-minute average), temperature, clock; None where it can't
+    tell. `governor` is Linux's cpufreq governor. `other_cores`: how many cores' worth of work other programs did
+    while the latency questions were answered."""
+
+    load_before: float | None = Field(default=None, ge=0)
+    other_cores: float | None = Field(default=None, ge=0)
+    celsius_before: float | None = None
+    celsius_after: float | None = None
+    mhz_before: float | None = Field(default=None, ge=0)
+    mhz_after: float | None = Field(default=None, ge=0)
+    governor: str | None = None
+
+
+class Moment(_Record):
+    """One stretch of the sustained loop, `at_s` seconds after its start (the end of the stretch)."""
+
+    at_s: float = Field(ge=0)
+    answers: int = Field(ge=1)
+    total_ms: float = Field(ge=0, description="median whole answer of the stretch")
+    celsius: float | None = None
+    mhz: float | None = Field(default=None, ge=0)
+
+
+class Sustained(_Record):
+    """The same questions over and over, without a pause. `speed_left` is the first stretch's median whole answer over
+    the last one's: 1 means no slowdown."""
+
+    seconds: float = Field(gt=0)
+    moments: tuple[Moment, ...] = Field(min_length=1)
+    speed_left: float = Field(gt=0)
+
+
 class SuiteInfo(_Record):
     """Which questions were asked: `sha256` covers ids, texts, labels, metric and images."""
 
@@ -80,6 +151,7 @@ class Device(_Record):
     """The machine a figure was measured on, read from that machine by the measuring process itself."""
 
     kind: str = "local"
+    address: str | None = Field(default=None, description="how it was reached, such as ssh://pi@kitchen.local")
     name: str
     model: str | None = None
     cpu: str
@@ -113,13 +185,27 @@ class Measurement(_Record):
     size_bytes: int = Field(ge=0)
     device: Device
     threads: int = Field(ge=1)
+    backend: str = Field(default="auto", description="what was asked for; `runtime` is what ran")
+    backend_reason: str | None = Field(default=None, description="with `auto`, why that runtime was taken")
+    candidates: dict[str, str] = Field(default={}, description="installed packages that `backend` could have meant")
+    weights: str | None = Field(
+        default=None,
+        description="fingerprint of the student's weights: a checkpoint's own, or those a bundle is made of",
+    )
     versions: dict[str, str]
-    suite: SuiteInfo
-    accuracy: Accuracy
+    suite: SuiteInfo | None = Field(description="None where nothing was asked for accuracy, as in a preview")
+    accuracy: Accuracy | None
+    agreement: Agreement | None = None
+    answers: str | None = Field(default=None, description="file of every answer, beside results.json")
     batched: bool = Field(description="whether the answers beyond the latency sample were computed in batches")
     latency: Latency
     latency_questions: int = Field(ge=1)
+    cases: tuple[Case, ...] = ()
     peak_rss_mib: float = Field(ge=0)
+    conditions: Conditions = Conditions()
+    energy: Energy | None = None
+    sustained: Sustained | None = None
+    unmeasured: tuple[str, ...] = Field(default=(), description="what this device can't tell, a sentence each")
     training: Training = Training()
     started: datetime
     ended: datetime
@@ -132,10 +218,10 @@ class Results(_Record):
     measurements: tuple[Measurement, ...] = ()
 
     def with_measurement(self, new: Measurement) -> "Results":
-        """`new` in the place of an older one with its name, suite and device, else at the end."""
+        """`new` in the place of an older one with its name, suite, device, runtime and threads, else at the end."""
         kept = list(self.measurements)
         for place, old in enumerate(kept):
-            if _slot(old) == _slot(new):
+            if slot(old) == slot(new):
                 kept[place] = new
                 break
         else:
@@ -143,9 +229,12 @@ class Results(_Record):
         return self.model_copy(update={"measurements": tuple(kept)})
 
 
-def _slot(measurement: Measurement) -> tuple[str, str, str, str]:
-    device = measurement.device
-    return measurement.name, measurement.suite.name, device.kind, device.name
+def slot(measurement: Measurement) -> tuple[str, ...]:
+    """What a results file holds one measurement of."""
+    device, suite = measurement.device, measurement.suite
+    asked = suite.name if suite is not None else "no suite"
+    where = (device.kind, device.address or "", device.name)
+    return measurement.name, asked, *where, measurement.runtime, f"{measurement.threads} threads"
 
 
 def read(path: Path) -> Results:

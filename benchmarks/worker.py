@@ -1,148 +1,180 @@
-"""The measuring process: `python -m masters_edge.benchmarks.worker job.json --started SECONDS`.
+"""The measuring process: `python -m masters_edge.benchmarks.worker FOLDER` does the job of a folder (see `job.py`).
 
-A fresh process per subject, so that peak memory and cold start are the subject's own. It reads a job (see
-`protocol.py`) and writes JSON lines to stdout: {"event": "progress" | "result" | "error", ...}. Nothing that the
-subject itself doesn't need is imported before its first answer; stray prints of libraries go to stderr.
+It starts fresh processes, one for each cold start and one for everything else, so that peak memory and cold start are
+the subject's own, and writes JSON lines to stdout: {"event": "progress" | "error" | "done", ...}. What an earlier try
+left in FOLDER/raw is not done again. Exit status: 0 done, 2 not (after an error event).
+
+Nothing that the subject itself doesn't need is imported before its first answer; stray prints of libraries go to
+stderr.
 """
 
 import argparse
+import contextlib
 import json
 import os
+import signal
+import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from masters_edge.benchmarks.peers import Answerer
-from masters_edge.data.records import Question, open_image
+from masters_edge.benchmarks import job as jobs
 from masters_edge.errors import UserError
 
-# As results.STAGES, which would bring pydantic along; a test holds them equal.
-STAGES = ("preprocess_ms", "vision_ms", "prefill_ms", "ttft_ms", "decode_tokens_per_s", "total_ms")
-_PROGRESS_EVERY_S = 0.1
+_STDERR, _LOCK = "stderr-of-subject.txt", ".lock"
 
-Emit = Callable[..., None]
+
+class Events:
+    """Writes events to the real stdout, which is theirs alone."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream = stream
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        self.stream.write(json.dumps({"event": event, **fields}) + "\n")
+        self.stream.flush()
+
+    def progress(self, phase: str, done: float, total: float, right: float | None = None) -> None:
+        self("progress", phase=phase, done=done, total=total, right=right)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="masters_edge.benchmarks.worker", description=__doc__)
-    parser.add_argument("job", type=Path)
-    parser.add_argument("--started", type=float, default=None, help="time.time() when this process was started")
+    parser.add_argument("folder", type=Path, help="the job folder")
+    parser.add_argument("--watch-stdin", action="store_true", help="end when stdin does, with the one who listens")
+    parser.add_argument("--only", choices=("choose", "cold", "all"), help=argparse.SUPPRESS)  # in a process of its own
+    parser.add_argument("--started", type=float, help=argparse.SUPPRESS)  # time.time() when that was started
     options = parser.parse_args(arguments)
-    began = time.time() if options.started is None else options.started
+    if options.watch_stdin:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     with _own_stdout() as stream:
-
-        def emit(event: str, **fields: Any) -> None:
-            stream.write(json.dumps({"event": event, **fields}) + "\n")
-            stream.flush()
-
+        emit = Events(stream)
         try:
-            emit("result", **run(json.loads(options.job.read_text(encoding="utf-8")), began, emit))
+            return _main(options, emit)
         except UserError as error:
             emit("error", message=str(error))
-            return 2
-        except BrokenPipeError:  # the parent is gone, nobody reads on
+        except BrokenPipeError:  # nobody listens any more
             os._exit(1)
-    return 0
+        except OSError as error:  # most likely a full disk
+            if error.filename is None and error.strerror is None:
+                raise
+            emit("error", message=f"{error.filename or options.folder}: {error.strerror}")
+    return 2
 
 
-def run(job: dict[str, Any], began: float, emit: Emit) -> dict[str, Any]:
-    """Answer the job's questions; returns the fields of the result event, stage values unsummarized.
+def _main(options: argparse.Namespace, emit: Events) -> int:
+    folder = options.folder
+    job = jobs.read_json(folder / jobs.JOB)
+    if job is None:
+        raise UserError(f"{folder} is no job folder, it has no {jobs.JOB}")
+    if options.only is not None:
+        from masters_edge.benchmarks import phases
 
-    The first `latency_count` questions are answered one at a time and timed; the rest likewise, or in batches where
-    the subject can, untimed. Peak memory is read between the two, so that batches don't count.
-    """
-    questions = _questions(Path(job["questions"]))
-    answerer = _open(job)
-    first = next(questions)
-    answerer.answer(open_image(first), first.text)
-    cold_start_ms = (time.time() - began) * 1000
-    if job["only_cold_start"]:
-        return {"cold_start_ms": cold_start_ms}
-
-    from masters_edge.benchmarks import machine, metrics
-
-    def score(text: str, question: Question) -> float:
-        return metrics.best_score(job["metric"], text, question.answers)
-
-    asked = [first, *questions]
-    ticker = _Ticker(emit, len(asked))
-    for number, question in enumerate(asked[: job["warm_up"]], start=1):
-        answerer.answer(open_image(question), question.text)
-        emit("progress", phase="warm-up", done=number, total=job["warm_up"], right=None)
-
-    stages: dict[str, list[float]] = {name: [] for name in STAGES}
-    right = 0.0
-    timed, rest = asked[: job["latency_count"]], asked[job["latency_count"] :]
-    for question in timed:
-        answer = answerer.answer(open_image(question), question.text)
-        for name in STAGES:
-            value = getattr(answer, name)
-            if value is not None:
-                stages[name].append(float(value))
-        right += score(answer.text, question)
-        ticker.tick("latency", 1, right)
-    peak_rss_mib = machine.peak_rss_mib()
-    for chunk in _chunks(rest, answerer.batch_size):
-        if answerer.batch_size > 1:
-            texts = answerer.answer_many([open_image(q) for q in chunk], [q.text for q in chunk])
+        if options.only == "choose":
+            phases.choose(folder, job)
         else:
-            texts = [answerer.answer(open_image(q), q.text).text for q in chunk]
-        right += sum(score(text, q) for text, q in zip(texts, chunk))
-        ticker.tick("accuracy", len(chunk), right)
-
-    facts = answerer.facts
-    return {
-        "cold_start_ms": cold_start_ms,
-        "stages": stages,
-        "peak_rss_mib": peak_rss_mib,
-        "right": right,
-        "asked": len(asked),
-        "batched": bool(rest) and answerer.batch_size > 1,
-        "facts": {name: getattr(facts, name) for name in facts.__dataclass_fields__},
-        "device": machine.describe(),
-    }
+            phases.run(folder, job, options.started, emit, only_cold=options.only == "cold")
+        return 0
+    with _alone(folder):
+        status = _do(folder, job, emit)
+    if status == 0:
+        emit("done")
+    return status
 
 
-class _Ticker:
-    """Progress events, at most ten a second, and always the last."""
-
-    def __init__(self, emit: Emit, total: int) -> None:
-        self.emit, self.total, self.done, self.last = emit, total, 0, 0.0
-
-    def tick(self, phase: str, count: int, right: float) -> None:
-        self.done += count
-        now = time.monotonic()
-        if now - self.last >= _PROGRESS_EVERY_S or self.done == self.total:
-            self.last = now
-            self.emit("progress", phase=phase, done=self.done, total=self.total, right=right)
-
-
-def _open(job: dict[str, Any]) -> Answerer:
-    from importlib import import_module
-
-    return import_module(job["module"]).open_subject(job["path"], job["threads"])
-
-
-def _questions(file: Path) -> Iterator[Question]:
-    with file.open(encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            yield Question(row["id"], row["text"], Path(row["image"]), row["image_id"], answers=tuple(row["answers"]))
+def _do(folder: Path, job: dict[str, Any], emit: Events) -> int:
+    """Every process that is still to run, one after the other; the exit status of the first that fails."""
+    raw = folder / jobs.RAW
+    raw.mkdir(exist_ok=True)
+    if (raw / jobs.DONE).exists():
+        return 0
+    if job["choose"] and not (raw / jobs.CHOICE).exists():
+        emit.progress("choosing the runtime", 0, 1)
+        if status := _child(folder, job, "choose", emit):
+            return status
+    wanted = job["cold_starts"]
+    while True:
+        done = len(jobs.mend_rows(raw / jobs.COLD))
+        emit.progress("start", done, wanted)
+        # The process that measures everything else gives the last of the cold starts.
+        last = done >= wanted - 1
+        if status := _child(folder, job, "all" if last else "cold", emit):
+            return status
+        if last:
+            return 0
+        if len(jobs.mend_rows(raw / jobs.COLD)) == done:
+            raise UserError(f"a cold start left no line in {raw / jobs.COLD}; is the disk full?")
 
 
-def _chunks(questions: list[Question], size: int) -> Iterator[list[Question]]:
-    for start in range(0, len(questions), max(1, size)):
-        yield questions[start : start + max(1, size)]
+def _child(folder: Path, job: dict[str, Any], only: str, emit: Events) -> int:
+    """One fresh process from start to end, its events straight to our stdout; 0, or 2 where it has said why not."""
+    threads = str(job["threads"])
+    environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "masters_edge.benchmarks.worker", str(folder), "--watch-stdin", "--only", only]
+    with (folder / _STDERR).open("w+b") as stderr:
+        process = subprocess.Popen(
+            [*command, "--started", repr(time.time())],
+            env=environment,
+            stdin=subprocess.PIPE,  # never written to: it closes when this process ends, however it ends
+            stdout=emit.stream,
+            stderr=stderr,
+        )
+        try:
+            status = process.wait()
+        finally:
+            process.kill()  # interrupted
+            process.wait()
+        if status in (0, 2):
+            return status
+        stderr.seek(0)
+        raise UserError(_last_words(stderr.read().decode("utf-8", "replace"), status))
 
 
-def _own_stdout() -> IO[str]:
+def _last_words(said: str, status: int) -> str:
+    """Why a process that gave no result ended: its last line on stderr, or the signal."""
+    if status < 0:
+        name = str(-status)
+        with contextlib.suppress(ValueError):
+            name = signal.Signals(-status).name
+        memory = ", most likely for want of memory" if name == "SIGKILL" else ""
+        return f"its process was ended by {name}{memory}"
+    lines = [line for line in said.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else f"its process ended with status {status} and said nothing"
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder, so that no second process measures into it; let go of when this process ends, however it does.
+    Windows has no such lock, and goes without."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with (folder / _LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another process is measuring in {folder}; wait for its end, or stop it") from None
+        yield
+
+
+def _end_with_stdin() -> None:
+    while os.read(0, 1024):
+        pass
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _own_stdout() -> Iterator[IO[str]]:
     """The real stdout for events alone; whatever else prints to stdout lands on stderr."""
     sys.stdout.flush()
-    stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return stream
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as stream:
+        os.dup2(2, 1)
+        yield stream
 
 
 if __name__ == "__main__":

@@ -217,8 +217,10 @@ def _measured(run: "Run") -> list[Score]:
         say(f"the model card goes without measured scores: {error}")
         return []
     ended = datetime.fromisoformat(read_json(run.folder / "finished.json")["ended"].replace("Z", "+00:00"))
-    return [
-        Score(of=m.role, questions=m.suite.name, per_cent=round(m.accuracy.per_cent, 2), asked=m.accuracy.asked)
-        for m in found
-        if m.kind == "checkpoint" and m.started >= ended
-    ]
+    scores: dict[tuple[str, str], Score] = {}  # one for each checkpoint and suite, whatever else was changed in between
+    for m in found:
+        if m.kind == "checkpoint" and m.started >= ended and m.suite is not None and m.accuracy is not None:
+            scores[m.role, m.suite.name] = Score(
+                of=m.role, questions=m.suite.name, per_cent=round(m.accuracy.per_cent, 2), asked=m.accuracy.asked
+            )
+    return list(scores.values())

@@ -4,17 +4,19 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from masters_edge import data, origin, runs
 from masters_edge.data.records import Question, open_image
-from masters_edge.display import console, progress, say
+from masters_edge.display import console, errors, progress, say
 from masters_edge.errors import UserError
 from masters_edge.recipe import Recipe, checkpoint
 from masters_edge.runs import Run
 
 if TYPE_CHECKING:
+    from masters_edge.benchmarks.suites import Suite
     from masters_edge.export.quantize.plan import Plan
     from masters_edge.recipe.schema import Mixed
 
@@ -99,66 +101,145 @@ def bench(
     questions: int | None,
     threads: int | None,
     fresh: bool,
+    backend: str = "auto",
+    suite: str | None = None,
+    metric: str | None = None,
+    split: str | None = None,
+    name: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    cases: bool = True,
+    sustain: str | None = None,
 ) -> Path:
     """Measure bundles, or all of a run's bundles beside its teacher and students; prints a table, draws the report.
 
     Returns:
         results.json.
+
+    Raises:
+        UserError: nothing can be measured, or, at the end, some subjects couldn't be.
     """
     from masters_edge.benchmarks import Subject, progress_bar
     from masters_edge.benchmarks import bench as measure
+    from masters_edge.benchmarks.measure import Unfinished, seconds_of
     from masters_edge.benchmarks.report.terminal import table
 
     home = _run_of(run, bundles[0] if bundles else None)
     recipe = home.recipe() if home else None
+    sustain_s = seconds_of(sustain) if sustain else 0.0
     subjects = (
         [Subject(name=b.resolve().name, role="exported", path=b, kind="bundle") for b in bundles]
         if bundles
         else _subjects(home, recipe)
     )
     out = (home.folder if home else Path("runs")) / "bench" / "results.json"
+    asked = _suite(home, recipe, suite, metric, split, name, columns or {})
+    unfinished: Unfinished | None = None
     with progress_bar(console) as on_progress:
-        results = measure(
-            subjects,
-            _suite(home, recipe),
-            device=device,
-            questions=questions or (recipe.bench.questions if recipe else None),
-            latency_questions=recipe.bench.latency_questions if recipe else 200,
-            threads=threads or (recipe.bench.threads if recipe else None),
-            out=out,
-            reuse=not fresh,
-            on_progress=on_progress,
-            on_reused=lambda subject, _: say(f"{subject.name}: measured before, reused (--fresh measures again)"),
-        )
-    console.print(table(results))
-    report(results=out, run=home.folder if home else None, out=None)
+        try:
+            results = measure(
+                subjects,
+                asked,
+                device=device,
+                backend=backend,
+                questions=questions or (recipe.bench.questions if recipe else None),
+                latency_questions=recipe.bench.latency_questions if recipe else 200,
+                cases=cases,
+                sustain_s=sustain_s,
+                threads=threads or (recipe.bench.threads if recipe else None),
+                out=out,
+                reuse=not fresh,
+                on_progress=on_progress,
+                on_reused=lambda subject, _: say(f"{subject.name}: measured before, reused (--fresh measures again)"),
+                on_note=say,
+            )
+        except Unfinished as some:
+            results, unfinished = some.results, some
+    if results.measurements:
+        console.print(table(results))
+        report(results=out, run=home.folder if home else None, out=None)
+    if unfinished is not None:
+        raise unfinished
     return out
 
 
-def report(*, results: Path | None, run: Path | None, out: Path | None) -> None:
-    """Draw the report of a results.json, by default the newest finished run's."""
+def report(*, results: Path | Sequence[Path] | None, run: Path | None, out: Path | None) -> None:
+    """Draw the report of results files or folders that hold one, by default of the newest finished run's."""
     from masters_edge.benchmarks.report import report as draw
 
-    home = _run_of(run, results)
-    if results is None:
-        assert home is not None
-        results = home.folder / "bench" / "results.json"
-        if not results.exists():
-            raise UserError(f"{home.folder} has not been measured yet; run: masters-edge bench --run {home.folder}")
-    files = draw(results, home.folder if home else None, out or results.parent.parent / "report")
+    places = _measured([results] if isinstance(results, Path) else results, run)
+    home = _run_of(run, None) if run else None
+    files = draw(places, home.folder if home else None, out or _report_folder(places[0]))
     say(f"picture: {files.png}")
     say(f"report:  {files.html}")
+    say(f"tables:  {files.md}, {files.csv}")
 
 
-def ask(bundle: Path, image: Path, question: str, threads: int | None) -> None:
-    """Print the answer as it comes, then what it took."""
+def budget(*, limits: str, results: Sequence[Path] | None, run: Path | None) -> bool:
+    """Print the best bundle inside a budget, or what comes closest, for each device.
+
+    Returns:
+        whether one fits.
+    """
+    from masters_edge.benchmarks.report import budget as budgets
+    from masters_edge.benchmarks.report import gather
+
+    parsed = budgets.parse(limits)
+    verdicts = budgets.choose(gather.gather(_measured(results, run)), parsed)
+    for line in budgets.lines(verdicts, parsed):
+        say(line)
+    return any(verdict.fits for verdict in verdicts)
+
+
+def compare(*, old: Path, new: Path, out: Path | None) -> None:
+    """Print what got better and worse between two results files or run folders, and write compare.md."""
+    from masters_edge.benchmarks.report import compare as comparing
+    from masters_edge.benchmarks.report import gather
+    from masters_edge.files import write_text
+
+    before, after = gather.gather([old]), gather.gather([new])
+    found = comparing.compare(before, after)
+    console.print(comparing.table(found))
+    for line in comparing.summary(found):
+        say(line)
+    path = (out or _report_folder(new)) / "compare.md"
+    write_text(path, comparing.render(found, [str(file) for file in before.files], [str(file) for file in after.files]))
+    say(f"comparison: {path}")
+
+
+def _measured(results: Sequence[Path] | None, run: Path | None) -> list[Path]:
+    """The results files named, else the run's, else the newest finished run's."""
+    if results:
+        return list(results)
+    home = _run_of(run, None)
+    assert home is not None
+    path = home.folder / "bench" / "results.json"
+    if not path.exists():
+        raise UserError(f"{home.folder} has not been measured yet; run: masters-edge bench --run {home.folder}")
+    return [path]
+
+
+def _report_folder(results: Path) -> Path:
+    """Where a report goes: the run's report/, or one beside the results."""
+    from masters_edge.benchmarks.report.gather import results_of
+
+    file = results_of(results)
+    return (file.parent.parent if file.parent.name == "bench" else file.parent) / "report"
+
+
+def ask(bundle: Path, image: Path, question: str, threads: int | None, backend: str = "auto") -> None:
+    """Print the answer as it comes, then what it took, on which runtime, and why on that one."""
     from masters_edge.runtime import Student
 
-    student = Student.load(bundle, threads=threads)
+    with errors.status("loading"):
+        student = Student.load(bundle, backend=backend, threads=threads)
     answer = student.answer(image, question, on_text=lambda text: console.out(text, end="", highlight=False))
     console.out("")
     rate = f", {answer.decode_tokens_per_s:.0f} tokens/s" if answer.decode_tokens_per_s else ""
-    console.print(f"[dim]first token {answer.ttft_ms:.1f} ms, whole answer {answer.total_ms:.1f} ms{rate}[/dim]")
+    took = f"first token {answer.ttft_ms:.1f} ms, whole answer {answer.total_ms:.1f} ms{rate}"
+    console.print(f"[dim]{took}, on {student.backend.name}[/dim]")
+    choice = student.backend.choice
+    if choice is not None and choice.measured_now:
+        console.print(f"measured just now: {choice.reason}", style="dim", markup=False)
 
 
 def _run_of(run: Path | None, inside: Path | None) -> Run | None:
@@ -251,15 +332,34 @@ def _parameters(checkpoint_folder: Path) -> int:
     return total
 
 
-def _suite(run: Run | None, recipe: Recipe | None):
-    """The recipe's test questions; easy-VQA's official ones where there is no recipe."""
-    from masters_edge.benchmarks import suites
+def _suite(
+    run: Run | None,
+    recipe: Recipe | None,
+    source: str | None = None,
+    metric: str | None = None,
+    split: str | None = None,
+    name: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> "Suite":
+    """What is asked: the source named, or the recipe's test questions; easy-VQA's official ones without a recipe."""
+    from masters_edge.benchmarks import metrics, suites
 
+    if source is not None:
+        opened = suites.open_suite(source, metric=metric, split=split, name=name, base=Path(), **dict(columns or {}))
+        say(f"{opened.name}: {len(opened.questions)} questions, scored by {opened.metric}")
+        return opened
+    if split or name or columns:
+        raise UserError("--split, --name and the columns belong to --suite; name one, or leave them out")
+    if metric is not None:
+        metrics.get(metric)
     test = recipe.data.test if recipe else None
     if recipe is not None and test is None:
-        raise UserError("the run's recipe has no data.test, so there is nothing to ask; add it to the recipe")
+        raise UserError(
+            "the run's recipe has no data.test, so there is nothing to ask; add it to the recipe, or name a --suite"
+        )
     if test is None or (test.source == "easy-vqa" and test.split == "test"):
-        return suites.load("easy-vqa")
+        own = suites.load("easy-vqa")
+        return replace(own, metric=metric or own.metric)
     assert run is not None and recipe is not None
     questions: list[Question] = data.read(
         test.source,
@@ -270,4 +370,4 @@ def _suite(run: Run | None, recipe: Recipe | None):
         answer_column=test.answer_column,
         image_root=Path(test.image_root) if test.image_root else None,
     )
-    return suites.from_questions(questions, recipe.bench.metric, name=test.source)
+    return suites.from_questions(questions, metric or recipe.bench.metric, name=test.source)

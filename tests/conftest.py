@@ -1,12 +1,18 @@
 """Shared by all tests: one tiny student and teacher of one family, and a recipe that distils them in seconds."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "MASTERS_EDGE_CACHE" not in os.environ:  # inherited by the tests' processes
+    os.environ["MASTERS_EDGE_CACHE"] = tempfile.mkdtemp(prefix="masters-edge-tests-")
+    atexit.register(shutil.rmtree, os.environ["MASTERS_EDGE_CACHE"], ignore_errors=True)
 
 TINY_RECIPE = """\
 student: ./student

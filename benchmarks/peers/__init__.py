@@ -1,7 +1,13 @@
 """What can be measured: our own bundles, and what a user would otherwise run. One module per kind of subject.
 
-A module has `fingerprint(path) -> str` (which files these are), `open_subject(path, threads) -> Answerer`, and
-`COLD_STARTS`, in how many fresh processes its start is measured. A new peer is one file and one line in `KINDS`.
+A module has
+    fingerprint(path) -> str                          which files these are
+    packages(path, backend) -> tuple[str, ...]        what it runs on (pip names)
+    runtimes(path, backend) -> tuple[str, ...]        those of them, and of others, that the backend asked for may mean
+    choose(path, threads) -> tuple[str, str]          where there are backends: the one that `auto` takes here, and why
+    open_subject(path, threads, backend) -> Answerer
+    COLD_STARTS                                       in how many fresh processes its start is measured
+A new peer is one file and one line in `KINDS`.
 """
 
 import difflib
@@ -36,25 +42,36 @@ class Answer(Protocol):
 
 @dataclass(frozen=True)
 class Facts:
-    """What a loaded subject says of itself."""
+    """What a loaded subject says of itself; `weights` is equal for a checkpoint and the bundles made of it."""
 
     target: str
     runtime: str
     scheme: str
     size_bytes: int
     parameters: int | None = None
+    weights: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
 
 class Answerer(Protocol):
-    """A loaded subject. `batch_size` above 1: questions beyond the latency sample go through `answer_many`."""
+    """A loaded subject. `batch_size` above 1: questions beyond the latency sample go through `answer_many`.
 
-    facts: Facts
+    `context` is how many tokens prompt and answer have room in.
+    """
+
     batch_size: int
+    context: int
 
-    def answer(self, image: Image.Image, question: str) -> Answer: ...
+    @property
+    def facts(self) -> Facts: ...
+
+    def answer(self, image: Image.Image, question: str, exactly: int | None = None) -> Answer:
+        """`exactly` so many tokens, whatever they are, in place of an answer that ends where the student ends it."""
 
     def answer_many(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]: ...
+
+    def prompt_size(self, image: Image.Image, question: str) -> tuple[int, int]:
+        """Tokens of the prompt, and how many of them stand for the picture."""
 
 
 def module_of(kind: str) -> ModuleType:

@@ -30,16 +30,43 @@ def fingerprint(path: str) -> str:
     return digest.hexdigest()
 
 
+def packages(path: str, backend: str = "auto") -> tuple[str, ...]:
+    """What answering the bundle with this backend needs; with `auto`, what one backend for its target needs."""
+    return (*PACKAGES, *runtimes(path, backend)[:1])
+
+
+def runtimes(path: str, backend: str = "auto") -> tuple[str, ...]:
+    """The package of the backend; with `auto`, of every backend that runs the bundle's target."""
+    from masters_edge import bundle
+
+    if backend not in ("auto", *backends.names()):
+        raise UserError(f"there is no backend {backend!r}; use one of: auto, {', '.join(backends.names())}")
+    if backend != "auto":
+        return (backends.package(backend),)
+    target = bundle.read(Path(path)).target
+    return tuple(module.PACKAGE for module in backends.modules().values() if target in module.AVAILABLE_FOR)
+
+
+def choose(path: str, threads: int) -> tuple[str, str]:
+    """The backend that `auto` takes on this machine, and why in one line. Measures where that isn't known yet."""
+    from masters_edge.runtime import fastest
+
+    choice = fastest.of_bundle(Path(path), threads)
+    return choice.backend, choice.reason
+
+
 class BundleAnswerer:
     """A `masters_edge.runtime.Student`, one question at a time."""
 
     batch_size = 1
 
-    def __init__(self, path: str, threads: int) -> None:
+    def __init__(self, path: str, threads: int, backend: str) -> None:
         from masters_edge.runtime import Student
 
         self.folder = Path(path)
-        self.student = Student.load(self.folder, threads=threads)
+        self.student = Student.load(self.folder, backend=backend, threads=threads)
+        # A bundle of static graphs may hold less than the student could.
+        self.context = min(self.student.context, getattr(self.student.backend, "context", self.student.context))
 
     @property
     def facts(self) -> Facts:
@@ -51,15 +78,20 @@ class BundleAnswerer:
             runtime=self.student.backend.name,
             scheme=manifest.scheme,
             size_bytes=sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file()),
+            weights=manifest.student.fingerprint,
             versions=machine.versions(*PACKAGES, backends.package(self.student.backend.name)),
         )
 
-    def answer(self, image: Image.Image, question: str) -> Any:
-        return self.student.answer(image, question)
+    def answer(self, image: Image.Image, question: str, exactly: int | None = None) -> Any:
+        return self.student.answer(image, question, exactly=exactly)
 
     def answer_many(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
         return [self.answer(image, question).text for image, question in zip(images, questions)]
 
+    def prompt_size(self, image: Image.Image, question: str) -> tuple[int, int]:
+        ids = self.student.ask(image, question).input_ids
+        return len(ids), ids.count(self.student.family.image_token_id)
 
-def open_subject(path: str, threads: int) -> BundleAnswerer:
-    return BundleAnswerer(path, threads)
+
+def open_subject(path: str, threads: int, backend: str = "auto") -> BundleAnswerer:
+    return BundleAnswerer(path, threads, backend)

@@ -30,6 +30,14 @@ def fingerprint(path: str) -> str:
     return families.fingerprint(path)
 
 
+def packages(path: str, backend: str = "auto") -> tuple[str, ...]:
+    return PACKAGES
+
+
+def runtimes(path: str, backend: str = "auto") -> tuple[str, ...]:
+    return ("torch",)
+
+
 @dataclass(frozen=True)
 class TimedAnswer:
     """One answer and its stages; `vision_ms` is None where the model has no `get_image_features`."""
@@ -72,26 +80,33 @@ class PyTorchAnswerer:
         self.model = families.load_model(path)
         self.processor = families.load_processor(path)
         self.processor.tokenizer.padding_side = "left"
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        self.batch_size = 64 if parameters < 50_000_000 else 8
-        self.facts = Facts(
-            target="checkpoint",
-            runtime="pytorch",
-            scheme=str(next(self.model.parameters()).dtype).removeprefix("torch."),
-            size_bytes=_size(path) or sum(p.numel() * p.element_size() for p in self.model.parameters()),
-            parameters=parameters,
-            versions=machine.versions(*PACKAGES),
-        )
+        self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        self.batch_size = 64 if self.parameters < 50_000_000 else 8
+        text = self.model.config.get_text_config()
+        self.context = int(getattr(text, "max_position_embeddings", 1 << 30))
         self._vision_s: list[float] = []
         self._watch_vision()
 
-    def answer(self, image: Image.Image, question: str) -> TimedAnswer:
+    @property
+    def facts(self) -> Facts:
+        return Facts(
+            target="checkpoint",
+            runtime="pytorch",
+            scheme=str(next(self.model.parameters()).dtype).removeprefix("torch."),
+            size_bytes=_size(self.path) or sum(p.numel() * p.element_size() for p in self.model.parameters()),
+            parameters=self.parameters,
+            weights=_weights(self.path),
+            versions=machine.versions(*PACKAGES),
+        )
+
+    def answer(self, image: Image.Image, question: str, exactly: int | None = None) -> TimedAnswer:
         clock = _Clock()
         self._vision_s.clear()
         start = time.perf_counter()
         inputs = self._inputs([image], [question])
         prepared = time.perf_counter()
-        ids = self._generate(inputs, streamer=clock)
+        length = {} if exactly is None else dict(min_new_tokens=exactly, max_new_tokens=exactly)
+        ids = self._generate(inputs, streamer=clock, **length)
         text = self._texts(ids)[0]
         end = time.perf_counter()
         vision_ms = 1000 * sum(self._vision_s) if self._vision_s else None
@@ -114,6 +129,10 @@ class PyTorchAnswerer:
     def answer_many(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
         return self._texts(self._generate(self._inputs(images, questions)))
 
+    def prompt_size(self, image: Image.Image, question: str) -> tuple[int, int]:
+        ids = self._inputs([image], [question])["input_ids"]
+        return ids.shape[1], int((ids == self.model.config.image_token_id).sum())
+
     def _inputs(self, images: Sequence[Image.Image], questions: Sequence[str]) -> Any:
         prompts = [self._prompt(question) for question in questions]
         return self.processor(text=prompts, images=[[image] for image in images], padding=True, return_tensors="pt")
@@ -126,11 +145,10 @@ class PyTorchAnswerer:
         """New token ids, `[questions, new_tokens]`."""
         import torch
 
-        limit = self.model.generation_config.max_new_tokens or MAX_NEW_TOKENS
+        options.setdefault("max_new_tokens", self.model.generation_config.max_new_tokens or MAX_NEW_TOKENS)
         with torch.inference_mode():
             ids = self.model.generate(
                 **inputs,
-                max_new_tokens=limit,
                 do_sample=False,
                 num_beams=1,
                 temperature=None,
@@ -161,8 +179,15 @@ class PyTorchAnswerer:
         inner.get_image_features = timed
 
 
-def open_subject(path: str, threads: int) -> PyTorchAnswerer:
+def open_subject(path: str, threads: int, backend: str = "auto") -> PyTorchAnswerer:
     return PyTorchAnswerer(path, threads)
+
+
+def _weights(path: str) -> str | None:
+    """The fingerprint that bundles of this checkpoint carry; None for a hub id or another format."""
+    from masters_edge import bundle
+
+    return bundle.fingerprint(Path(path)) if any(Path(path).glob("*.safetensors")) else None
 
 
 def _size(path: str) -> int:

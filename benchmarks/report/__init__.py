@@ -1,14 +1,15 @@
-"""The report people show: report.png for a slide, report.html with every figure and how it came about, and a table.
+"""The report people show: a picture for a slide, a page with every figure and how it came about, a table, a sheet.
 
-In: results.json, and where there is one the run's folder (metrics.jsonl, recipe.yaml). Out: the two files.
+In: any set of results.json files, and where there are some the runs they belong to (metrics.jsonl, recipe.yaml).
+Out: report.png, report.html, report.md and report.csv. `budget` and `compare` answer questions about the same files.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from masters_edge.benchmarks import results as results_file
 from masters_edge.benchmarks.report.terminal import table
-from masters_edge.benchmarks.results import Device
 from masters_edge.errors import UserError
 
 __all__ = ["ReportFiles", "report", "table"]
@@ -20,39 +21,40 @@ class ReportFiles:
 
     png: Path
     html: Path
+    md: Path
+    csv: Path
 
 
-def report(results: Path, run: Path | None, out: Path) -> ReportFiles:
-    """Draw `out`/report.png and `out`/report.html from a results.json and, for the training plot, a run's folder.
+def report(results: Path | Sequence[Path], run: Path | None, out: Path) -> ReportFiles:
+    """Draw the report into `out`, from one or more results files (or folders that hold one).
+
+    Args:
+        run: whose training is shown; None for the run folders that the results files lie in.
 
     Raises:
-        UserError: results.json is missing, damaged, empty or of another version; the run's files are damaged;
+        UserError: a results file is missing, damaged, empty or of another version; the run's files are damaged;
             matplotlib isn't installed; `out` can't be written.
     """
-    from masters_edge.benchmarks.report import figures, page, training
+    from masters_edge.benchmarks.report import figures, gather, markdown, notes, page, sheet, training
 
-    measured = results_file.read(results)
-    if not measured.measurements:
-        raise UserError(f"{results} holds no measurement yet; make one with: masters-edge bench")
+    found = gather.gather([results] if isinstance(results, (str, Path)) else results)
     if run is not None and not run.is_dir():
         raise UserError(f"there is no run folder {run}; give the folder that masters-edge distill wrote")
-    metrics = run / "metrics.jsonl" if run is not None else None
-    curve = training.read(metrics) if metrics is not None and metrics.is_file() else None
-    (name, rows), *others = page.by_suite(measured.measurements).items()
-    asked = rows[0].accuracy.asked
-    title = f"{name}: {asked:,} questions" if f"{asked:,} questions" not in name else name
-    machines = dict.fromkeys(f"{_machine(m.device)}, {m.threads} thread{'s' * (m.threads > 1)}" for m in rows)
-    subtitle = f"Measured on {'; '.join(machines)}"
+    runs = [run] if run is not None else list(found.runs)
+    (title, rows), *others = gather.by_suite(found.entries).items()
+    curve = training.of_run(runs[0]) if len(runs) == 1 else None  # several don't fit a slide
+    subtitle = notes.subtitle(rows)
     if others:
         subtitle += f". {len(others)} more suite{'s' * (len(others) > 1)} in report.html"
-    files = ReportFiles(png=Path(out) / "report.png", html=Path(out) / "report.html")
+    title = title[0].upper() + title[1:] if title == gather.PREVIEW else title
     picture = figures.slide(rows, curve, title, subtitle)
-    text = page.render(measured, curve, run, title)
+    texts = {
+        "html": page.render(found, runs, title),
+        "md": markdown.render(found, title),
+        "csv": sheet.render(found),
+    }
+    files = ReportFiles(**{kind: Path(out) / f"report.{kind}" for kind in ("png", "html", "md", "csv")})
     results_file.write_atomically(files.png, picture)
-    results_file.write_atomically(files.html, text.encode())
+    for kind, text in texts.items():
+        results_file.write_atomically(getattr(files, kind), text.encode())
     return files
-
-
-def _machine(device: Device) -> str:
-    """What was measured on, and that it is a CPU: "Raspberry Pi 5 Model B, CPU ..." or "host CPU AMD EPYC"."""
-    return f"{device.model}, CPU {device.cpu}" if device.model else f"host CPU {device.cpu}"

@@ -1,106 +1,102 @@
-"""Put a label beside each mark so that labels meet neither one another, nor marks, nor the axes' border.
+"""Put a label beside each mark so that labels meet neither one another, nor marks, nor a plot's border.
 
-Greedy: each label takes, of places around its mark, the one that overlaps least. In: axes, marks in data coordinates
-with a radius in points, texts. Out: nothing; the axes carry the labels.
+Greedy: each label takes, of places around its mark, the one that overlaps least. In and out: pixels, y downwards.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from masters_edge.benchmarks.report.style import MUTED, PAPER
+import numpy as np
 
 # (x, y) direction in which a label leaves its mark, best first
-_DIRECTIONS = ((1, 0), (0, 1), (0, -1), (-1, 0), (0.75, 0.75), (0.75, -0.75), (-0.75, 0.75), (-0.75, -0.75))
-_GAPS = (3.0, 14.0, 30.0, 48.0, 70.0, 95.0, 125.0)  # points between mark and label
+_DIRECTIONS = ((1, 0), (0, -1), (0, 1), (-1, 0), (0.75, -0.75), (0.75, 0.75), (-0.75, -0.75), (-0.75, 0.75))
+_GAPS = (0.25, 1.0, 2.0, 3.2, 4.6, 6.2, 8.0)  # heights of a label between mark and label
+_LINED = 1.5  # heights from which on a line leads to the mark
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
 class Mark:
-    """`x`, `y` in data coordinates, `radius` in points."""
+    """A mark's place and radius, and the size of the label that belongs to it."""
 
     x: float
     y: float
     radius: float
-    text: str
+    width: float
+    height: float
 
 
-Box = tuple[float, float, float, float]  # left, bottom, right, top
+@dataclass(frozen=True)
+class Placed:
+    """A label's box, and whether it stands so far from its mark that a line should lead there."""
+
+    box: Box
+    lined: bool
 
 
-def place(
-    axes: Any, marks: Sequence[Mark], font_size: float, lines: Sequence[Sequence[tuple[float, float]]] = ()
-) -> None:
-    """Annotate `axes`; its limits and the figure's layout must be final. `lines`, in data coordinates, are kept free
-    of labels where that is possible."""
-    figure = axes.figure
-    scale = figure.dpi / 72  # pixels per point
-    renderer = figure.canvas.get_renderer()
-    border = axes.get_window_extent(renderer)
-    centres = [tuple(axes.transData.transform((mark.x, mark.y))) for mark in marks]
-    solid = [_around(centre, mark.radius * scale) for centre, mark in zip(centres, marks)]
-    drawn = [_samples([tuple(axes.transData.transform(point)) for point in line]) for line in lines]
-    taken: list[Box] = []
-    # Crowded marks choose first.
-    order = sorted(range(len(marks)), key=lambda i: sum(math.dist(centres[i], other) for other in centres))
+def place(marks: Sequence[Mark], border: Box, lines: Sequence[Sequence[tuple[float, float]]] = ()) -> list[Placed]:
+    """A place for each label, in the order of the marks. `lines` are kept free of labels where that is possible."""
+    solid = [(m.x - m.radius, m.y - m.radius, m.x + m.radius, m.y + m.radius) for m in marks]
+    drawn = np.array([point for line in lines for point in _samples(line)]).reshape(-1, 2)
+    placed: dict[int, Placed] = {}
+    # Whose label has the fewest places at the border chooses first, then the large labels, then those in the crowd.
+    order = sorted(
+        range(len(marks)),
+        key=lambda i: (
+            sum(overlap(_at(marks[i], dx, dy, _GAPS[0]), border) > 0.99 * _area(marks[i]) for dx, dy in _DIRECTIONS),
+            -round(marks[i].width / (4 * marks[i].height)),
+            sum(math.dist((marks[i].x, marks[i].y), (m.x, m.y)) for m in marks),
+        ),
+    )
     for index in order:
-        mark, centre = marks[index], centres[index]
-        note = axes.annotate(
-            mark.text, (mark.x, mark.y), xytext=(0, 0), textcoords="offset points", fontsize=font_size, parse_math=False
-        )
-        extent = note.get_window_extent(renderer)
-        best: tuple[float, float, Box, float] | None = None
-        cost_of_best = math.inf
-        for rank, (gap, (dx, dy)) in enumerate((gap, direction) for gap in _GAPS for direction in _DIRECTIONS):
-            reach = (mark.radius + gap) * scale
-            left = centre[0] + dx * reach - (0 if dx > 0 else extent.width if dx < 0 else extent.width / 2)
-            bottom = centre[1] + dy * reach - (0 if dy > 0 else extent.height if dy < 0 else extent.height / 2)
-            box = (left, bottom, left + extent.width, bottom + extent.height)
-            cost = rank + 4 * _outside(box, (border.x0, border.y0, border.x1, border.y1))
-            cost += sum(2 * _overlap(_wider(box, 4 * scale), other) for other in taken)
-            cost += sum(_overlap(box, other) for other in solid)
-            cost += sum(40 * sum(_inside(point, box) for point in points) / scale for points in drawn)
+        mark = marks[index]
+        taken = [other.box for other in placed.values()]
+        best, cost_of_best = None, math.inf
+        for rank, (gap, (dx, dy)) in enumerate((gap, way) for gap in _GAPS for way in _DIRECTIONS):
+            box = _at(mark, dx, dy, gap)
+            area = _area(mark)  # what is hidden counts in areas of the label, so that pictures of all sizes are alike
+            cost = rank * 0.02 + gap * 0.12 + 6 * (area - overlap(box, border)) / area
+            cost += sum(12 * overlap(_wider(box, 0.25 * mark.height), other) for other in taken) / area
+            cost += sum(2 * overlap(box, other) for other in solid) / area
+            cost += 0.2 * _inside(drawn, box)
+            own = _apart(box, mark)  # nearer to another mark it would seem to be that one's
+            cost += 0.8 * any(_apart(box, other) < own for other in marks if other is not mark)
             if cost < cost_of_best:
-                best, cost_of_best = ((left - centre[0]) / scale, (bottom - centre[1]) / scale, box, gap), cost
+                best, cost_of_best = Placed(box, gap >= _LINED), cost
         assert best is not None
-        x, y, box, gap = best
-        note.remove()
-        taken.append(box)
-        arrow = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.8, "shrinkA": 2, "shrinkB": mark.radius}
-        axes.annotate(
-            mark.text,
-            (mark.x, mark.y),
-            xytext=(x, y),
-            textcoords="offset points",
-            fontsize=font_size,
-            parse_math=False,
-            ha="left",
-            va="bottom",
-            linespacing=1.15,
-            arrowprops=arrow if gap > _GAPS[1] else None,
-            bbox={"facecolor": PAPER, "alpha": 0.6, "edgecolor": "none", "pad": 0.5},
-            zorder=5,
-        )
+        placed[index] = best
+    return [placed[index] for index in range(len(marks))]
 
 
-def _around(centre: tuple[float, float], radius: float) -> Box:
-    return centre[0] - radius, centre[1] - radius, centre[0] + radius, centre[1] + radius
+def _at(mark: Mark, dx: float, dy: float, gap: float) -> Box:
+    reach = mark.radius + gap * mark.height
+    left = mark.x + dx * reach - (0 if dx > 0 else mark.width if dx < 0 else mark.width / 2)
+    top = mark.y + dy * reach - (0 if dy > 0 else mark.height if dy < 0 else mark.height / 2)
+    return left, top, left + mark.width, top + mark.height
+
+
+def _apart(box: Box, mark: Mark) -> float:
+    """From a box to the rim of a mark."""
+    dx = max(box[0] - mark.x, 0.0, mark.x - box[2])
+    dy = max(box[1] - mark.y, 0.0, mark.y - box[3])
+    return max(0.0, math.hypot(dx, dy) - mark.radius)
+
+
+def _area(mark: Mark) -> float:
+    return mark.width * mark.height
 
 
 def _wider(box: Box, margin: float) -> Box:
     return box[0] - margin, box[1], box[2] + margin, box[3]
 
 
-def _overlap(a: Box, b: Box) -> float:
+def overlap(a: Box, b: Box) -> float:
     """Shared area in square pixels."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     return width * height if width > 0 and height > 0 else 0.0
-
-
-def _outside(box: Box, border: Box) -> float:
-    return (box[2] - box[0]) * (box[3] - box[1]) - _overlap(box, border)
 
 
 def _samples(line: Sequence[tuple[float, float]], step: float = 6.0) -> list[tuple[float, float]]:
@@ -112,5 +108,7 @@ def _samples(line: Sequence[tuple[float, float]], step: float = 6.0) -> list[tup
     return points
 
 
-def _inside(point: tuple[float, float], box: Box) -> bool:
-    return box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
+def _inside(points: np.ndarray, box: Box) -> int:
+    """How many of the points [n, 2] lie in the box."""
+    x, y = points[:, 0], points[:, 1]
+    return int(np.count_nonzero((x >= box[0]) & (x <= box[2]) & (y >= box[1]) & (y <= box[3])))

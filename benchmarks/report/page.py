@@ -1,70 +1,161 @@
-"""report.html: one self-contained page. Whatever comes from data is escaped by jinja2; only our own SVG is not."""
+"""report.html: one self-contained page. Whatever comes from data is escaped by jinja2; only our own SVG is not.
 
+Without a script the page is whole and static; page.js adds filters, tooltips and another axis. Nothing is fetched, and
+a Content-Security-Policy lets nothing run but our own style and script, known by their hashes.
+"""
+
+import base64
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from masters_edge.benchmarks.report import figures, ladder, style, tradeoff, training
-from masters_edge.benchmarks.report.training import Curve
-from masters_edge.benchmarks.results import STAGES, Device, Measurement, Results
+from masters_edge.benchmarks.report import axes, figures, gather, ladder, notes, style, sustained, tradeoff, training
+from masters_edge.benchmarks.report.columns import columns
+from masters_edge.benchmarks.report.gather import Entry, Gathered
 from masters_edge.errors import UserError
 
-_TEMPLATE = Path(__file__).parent / "page.html.j2"
+_HERE = Path(__file__).parent
 _LONGEST_SETTING = 400  # characters
+_NARROW = 336.0
 
 
-def render(results: Results, curve: Curve | None, run: Path | None, title: str) -> str:
+def render(found: Gathered, runs: Sequence[Path], title: str) -> str:
     """The page as text."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(style=style, titles=style.STAGE_TITLES, stages=[*STAGES, "cold_start_ms"])
-    no_curve = training.missing(curve)
-    pictures: dict[str, Any] = {}
-    if curve is not None and no_curve is None:
-        pictures["training"] = [Markup(figures.training_svg(curve, narrow)) for narrow in (False, True)]
-    ladders = ladder.read(run / "mask.json") if run is not None else ()
-    if ladders:
-        pictures["ladder"] = [Markup(figures.ladder_svg(ladders, narrow)) for narrow in (False, True)]
-    suites = []
-    for number, (name, rows) in enumerate(by_suite(results.measurements).items()):
-        drawn = [Markup(figures.tradeoff_svg(rows, narrow, str(number))) for narrow in (False, True)]
-        untimed = [m.name for m in rows if tradeoff.latency_ms(m) is None]
-        front = [m.name for m in tradeoff.pareto(rows)]
-        suites.append({"name": name, "rows": rows, "pictures": drawn, "untimed": untimed, "front": front})
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+    css, js = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    entries = found.entries
+    environment.globals.update(
+        style=style,
+        notes=notes,
+        id_of=tradeoff.entry_id,
+        icon=lambda entry: Markup(figures.icon_svg(entry, entries)),
+        short_device=lambda entry: _short(entry),
+    )
+    shown_axes = [axis for axis in axes.HORIZONTAL if any(axes.positive(axis, e.m) for e in entries)]
+    suites = [_suite(name, rows, shown_axes or [axes.SIZE]) for name, rows in gather.by_suite(entries).items()]
+    return environment.from_string((_HERE / "page.html.j2").read_text(encoding="utf-8")).render(
         title=title,
+        css=Markup(css),
+        js=Markup(js),
+        css_hash=_hash(css),
+        js_hash=_hash(js),
+        data=Markup(_data(suites)),
+        axes=shown_axes or [axes.SIZE],
+        filters=_filters(suites),
         suites=suites,
-        pictures=pictures,
-        no_curve=no_curve,
-        curve=curve,
-        ladders=ladders,
-        devices=_devices(results.measurements),
-        settings=run_settings(run) if run is not None else [],
-        run=run,
-        ended=max((m.ended for m in results.measurements), default=None),
+        trainings=[_training(run) for run in runs],
+        devices=[(label, notes.device_facts(rows)) for label, rows in gather.by_device(entries)],
+        entries=entries,
+        ended=max((e.m.ended for e in entries), default=None),
     )
 
 
-def by_suite(measurements: Sequence[Measurement]) -> dict[str, list[Measurement]]:
-    """Measurements that may stand in one picture: those of one suite with the same questions asked."""
-    groups: dict[tuple[str, str], list[Measurement]] = {}
-    for m in measurements:
-        groups.setdefault((m.suite.name, m.suite.sha256), []).append(m)
-    names = [name for name, _ in groups]
+def _suite(name: str, rows: Sequence[Entry], shown: Sequence[axes.Quantity]) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    devices = gather.by_device(rows)
+    width = 900.0 if len(devices) == 1 else 500.0
+    preview = name == gather.PREVIEW
+    heading = "Size against latency" if preview else "Accuracy against latency"
     return {
-        name if names.count(name) == 1 else f"{name} ({rows[0].accuracy.asked:,} questions, {digest[:8]})": rows
-        for (name, digest), rows in groups.items()
+        "name": name,
+        "heading": heading + (f": {name}" if not preview else ""),
+        "preview": preview,
+        "rows": rows,
+        "columns": columns(rows),
+        "legend": [Markup(figures.legend_svg(rows, wide)) for wide in (900.0, _NARROW)],
+        "devices": [_device(label, own, rows, shown, width) for label, own in devices],
     }
 
 
-def _devices(measurements: Sequence[Measurement]) -> list[tuple[Device, list[Measurement]]]:
-    found: dict[Device, list[Measurement]] = {}
-    for m in measurements:
-        found.setdefault(m.device, []).append(m)
-    return list(found.items())
+def _device(
+    label: str, own: Sequence[Entry], rows: Sequence[Entry], shown: Sequence[axes.Quantity], width: float
+) -> dict[str, Any]:
+    """Everything about one device in one suite; pictures come wide and narrow."""
+    from markupsafe import Markup
+
+    looped = sustained.looped(own)
+    return {
+        "label": label,
+        "rows": own,
+        "pictures": [
+            (axis, [Markup(figures.tradeoff_svg(own, rows, axis, wide, label)) for wide in (width, _NARROW)])
+            for axis in shown
+        ],
+        "summary": notes.summary(own),
+        "busy": notes.busy(own),
+        "front": notes.front_names(own),
+        "untimed": [e.name for e in own if axes.positive(axes.ANSWER, e.m) is None],
+        "stages": [Markup(figures.stages_svg(own, rows, wide)) for wide in (1000.0, _NARROW)],
+        "cases": notes.case_table(own),
+        "looped": looped,
+        "sustained": [Markup(figures.sustained_svg(own, rows, wide)) for wide in (900.0, _NARROW)] if looped else None,
+    }
+
+
+def _short(entry: Entry) -> str:
+    device = entry.m.device
+    return f"{device.model or device.name}, {device.kind}" if device.kind != "local" else f"host CPU, {device.name}"
+
+
+def _training(run: Path) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    curve, ladders = training.of_run(run), ladder.read(run / "mask.json")
+    no_curve = training.missing(curve)
+    drawn = curve if no_curve is None else None
+    return {
+        "run": run.name,
+        "curve": curve,
+        "no_curve": no_curve,
+        "pictures": [Markup(figures.training_svg(drawn, narrow)) for narrow in (False, True)] if drawn else [],
+        "ladders": ladders,
+        "ladder_pictures": [Markup(figures.ladder_svg(ladders, n)) for n in (False, True)] if ladders else [],
+        "settings": run_settings(run),
+    }
+
+
+def _filters(suites: Sequence[dict[str, Any]]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What can be switched off, where there is a choice: (kind, (value, text) pairs)."""
+    devices = dict.fromkeys(device["label"] for suite in suites for device in suite["devices"])
+    rows = [entry for suite in suites for entry in suite["rows"]]
+    runtimes = dict.fromkeys(e.m.runtime for e in rows)
+    schemes = dict.fromkeys(style.scheme_of(e.m) for e in rows)
+    kinds = [
+        ("device", [(name, name) for name in devices]),
+        ("runtime", [(name, style.runtime_title(name)) for name in runtimes]),
+        ("scheme", [(name, name) for name in schemes]),
+    ]
+    return [(kind, choices) for kind, choices in kinds if len(choices) > 1]
+
+
+def _data(suites: Sequence[dict[str, Any]]) -> str:
+    """Every figure for the tooltips, as JSON that can't end the script element it stands in."""
+    entries = [
+        {
+            "id": tradeoff.entry_id(entry),
+            "number": entry.number,
+            "name": entry.name,
+            "device": device["label"],
+            "runtime": entry.m.runtime,
+            "scheme": style.scheme_of(entry.m),
+            "figures": [[c.heading, c.text(entry.m)] for c in suite["columns"] if c.value(entry.m) is not None],
+        }
+        for suite in suites
+        for device in suite["devices"]
+        for entry in device["rows"]
+    ]
+    text = json.dumps({"entries": entries}, ensure_ascii=True)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def run_settings(run: Path) -> list[tuple[str, str]]:

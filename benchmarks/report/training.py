@@ -63,6 +63,12 @@ def read(path: Path) -> Curve:
     return _curve(rows, cut)
 
 
+def of_run(run: Path) -> Curve | None:
+    """The curve of a run's folder, where it has metrics."""
+    metrics = run / "metrics.jsonl"
+    return read(metrics) if metrics.is_file() else None
+
+
 def _curve(rows: Sequence[dict[str, Any]], cut: bool) -> Curve:
     accuracy: dict[int, float] = {}
     mask: dict[int, float] = {}
@@ -92,7 +98,7 @@ def _curve(rows: Sequence[dict[str, Any]], cut: bool) -> Curve:
 def missing(curve: Curve | None) -> str | None:
     """Why there is no curve to draw, in words for the place where it would stand; None where there is one."""
     if curve is None:
-        return "No training metrics were given"
+        return "The run has no training metrics"
     if not curve.accuracy:
         return "The training metrics hold no held-out accuracy"
     return None

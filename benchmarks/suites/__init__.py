@@ -1,6 +1,7 @@
 """What is asked: a suite is a named list of questions with labels and the metric that scores the answers.
 
-Built-in suites are found by name, one file each; `from_questions` makes one of a user's own data.
+Built-in suites are found by name, one file each; `open_suite` makes one of a user's own data too, `from_questions` of
+questions at hand.
 """
 
 import difflib
@@ -10,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
+from pathlib import Path
 
 from masters_edge.benchmarks import metrics
 from masters_edge.data.fingerprint import fingerprint
@@ -54,6 +56,42 @@ def load(name: str) -> Suite:
         hint = f"did you mean {near[0]!r}" if near else f"use one of: {', '.join(names())}"
         raise UserError(f"there is no suite {name!r}; {hint}")
     return import_module(f"{__name__}.{_BUILT_IN[name]}").load()
+
+
+def open_suite(
+    source: str,
+    *,
+    metric: str | None = None,
+    split: str | None = None,
+    name: str | None = None,
+    base: Path = Path(),
+    **columns: str,
+) -> Suite:
+    """A built-in suite by name, or one of any source that `masters_edge.data.read` reads (JSON lines, Parquet, a
+    folder, a `datasets` data set), scored by `metric`; without one, by the built-in suite's own or by exact match.
+
+    `columns`: `question_column`, `answer_column`, `image_column` of a user's own data. A relative `source` starts at
+    `base`. Raises UserError for an unknown metric, source, split or column, and for questions without an answer.
+    """
+    if metric is not None:
+        metrics.get(metric)  # before anything is read
+    local = (base / Path(source).expanduser()).exists()
+    if source in _BUILT_IN and not local:
+        if split is not None or columns:
+            raise UserError(f"suite {source} is built in and has neither splits nor columns to choose; leave them out")
+        suite = load(source)
+        return replace(suite, name=name or suite.name, metric=metric or suite.metric)
+    if not local and "/" not in source:
+        beside = [path.name for path in base.iterdir()] if base.is_dir() else []
+        near = difflib.get_close_matches(source, [*_BUILT_IN, *beside], n=1)
+        if near or Path(source).suffix[1:].isalpha():  # no id of a data set on the hub
+            hint = f"did you mean {near[0]!r}" if near else f"suites are: {', '.join(names())}"
+            raise UserError(f"there is no suite {source!r}, nor a file or folder of that name; {hint}")
+    from masters_edge import data
+
+    questions = data.read(source, split=split, base=base, **columns)  # type: ignore[arg-type]
+    own_name = (Path(source).stem if local else source) + (f" {split}" if split else "")
+    return from_questions(questions, metric or "exact_match", name or own_name)
 
 
 def from_questions(questions: Iterable[Question], metric: str, name: str = "own questions") -> Suite:

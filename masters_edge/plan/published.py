@@ -122,6 +122,7 @@ def _smolvlm2(eye: dict[str, Any], text: dict[str, Any], scale: int) -> dict[str
 _SIGLIP_BASE = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
 _SIGLIP_SO400M = dict(hidden_size=1152, intermediate_size=4304, num_hidden_layers=27, num_attention_heads=16)
 _SMOLLM2_135M = dict(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9)
+_SMOLLM2_360M = dict(hidden_size=960, intermediate_size=2560, num_hidden_layers=32, num_attention_heads=15)
 _SMOLLM2_1_7B = dict(hidden_size=2048, intermediate_size=8192, num_hidden_layers=24, num_attention_heads=32)
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -135,10 +136,19 @@ SHAPES: dict[str, dict[str, Any]] = {
     "OpenGVLab/InternVL3-14B-hf": _internvl(_qwen2_text(5120, 48, 40, 8, 13_824)),
     "OpenGVLab/InternVL3-38B-hf": _internvl(_qwen2_text(5120, 64, 40, 8, 27_648), large_eye=True),
     "OpenGVLab/InternVL3-78B-hf": _internvl(_qwen2_text(8192, 80, 64, 8, 29_568), large_eye=True),
+    "OpenGVLab/InternVL3_5-1B-HF": _internvl3_5(1024, 28, 16, 3072),
     "OpenGVLab/InternVL3_5-2B-HF": _internvl3_5(2048, 28, 16, 6144),
     "OpenGVLab/InternVL3_5-8B-HF": _internvl3_5(4096, 36, 32, 12_288),
     "OpenGVLab/InternVL3_5-14B-HF": _internvl3_5(5120, 40, 40, 17_408),
     "OpenGVLab/InternVL3_5-38B-HF": _internvl3_5(5120, 64, 64, 25_600, large_eye=True),
+    "HuggingFaceTB/SmolVLM-256M-Instruct": _smolvlm2(
+        _SIGLIP_BASE | dict(image_size=512, patch_size=16), _SMOLLM2_135M | dict(num_key_value_heads=3, head_dim=64), 4
+    )
+    | dict(model_type="idefics3"),
+    "HuggingFaceTB/SmolVLM-500M-Instruct": _smolvlm2(
+        _SIGLIP_BASE | dict(image_size=512, patch_size=16), _SMOLLM2_360M | dict(num_key_value_heads=5, head_dim=64), 4
+    )
+    | dict(model_type="idefics3"),
     "HuggingFaceTB/SmolVLM2-256M-Video-Instruct": _smolvlm2(
         _SIGLIP_BASE | dict(image_size=512, patch_size=16), _SMOLLM2_135M | dict(num_key_value_heads=3, head_dim=64), 4
     ),
@@ -160,10 +170,13 @@ PARAMETERS_B = {
     "OpenGVLab/InternVL3-14B-hf": 15.1,
     "OpenGVLab/InternVL3-38B-hf": 38.4,
     "OpenGVLab/InternVL3-78B-hf": 78.4,
+    "OpenGVLab/InternVL3_5-1B-HF": 1.06,
     "OpenGVLab/InternVL3_5-2B-HF": 2.35,
     "OpenGVLab/InternVL3_5-8B-HF": 8.53,
     "OpenGVLab/InternVL3_5-14B-HF": 15.1,
     "OpenGVLab/InternVL3_5-38B-HF": 38.4,
+    "HuggingFaceTB/SmolVLM-256M-Instruct": 0.256,
+    "HuggingFaceTB/SmolVLM-500M-Instruct": 0.507,
     "HuggingFaceTB/SmolVLM2-256M-Video-Instruct": 0.256,
     "HuggingFaceTB/SmolVLM2-2.2B-Instruct": 2.25,
 }

@@ -76,7 +76,18 @@ def shape(source: str, mapping: dict[str, str] | None = None) -> Shape:
     """
     hush()
     hush_transformers()
-    config, origin = _config(source, (mapping or {}).get(source, source))
+    return of_config(source, *_config(source, (mapping or {}).get(source, source)))
+
+
+def published(source: str) -> Shape:
+    """One of the shapes that come with masters-edge; no hub is asked. `source`: a key of `published.SHAPES`."""
+    hush()
+    hush_transformers()
+    return of_config(source, _from_dict(dict(SHAPES[source])), "the shapes that come with masters-edge")
+
+
+def of_config(source: str, config: Any, origin: str) -> Shape:
+    """The shape that a transformers config describes."""
     from transformers import AutoModelForImageTextToText
 
     family = family_of(config, source)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from masters_edge.benchmarks import meters, phases
 from masters_edge.benchmarks.peers import Facts
 from masters_edge.errors import UserError
 
@@ -28,20 +29,58 @@ def fingerprint(path: str) -> str:
     return bundle.fingerprint(path)
 
 
+def packages(path: str, backend: str) -> tuple[str, ...]:
+    return ("numpy",)
+
+
+def runtimes(path: str, backend: str) -> tuple[str, ...]:
+    return ("numpy",) if backend == "auto" else ()
+
+
+def choose(path: str, threads: int) -> tuple[str, str]:
+    with (Path(path) / "chosen.txt").open("a") as log:
+        log.write("chosen\n")
+    time.sleep(json.loads((Path(path) / "behaviour.json").read_text(encoding="utf-8")).get("choose_s", 0))
+    return "fake", "fake, the fastest here"
+
+
 class Fake:
-    def __init__(self, path: str, threads: int) -> None:
+    def __init__(self, path: str, threads: int, backend: str) -> None:
         self.behaviour = json.loads((Path(path) / "behaviour.json").read_text(encoding="utf-8"))
         time.sleep(self.behaviour.get("load_s", 0))
+        self.context = self.behaviour.get("context", 1000)
+        if "stretch_s" in self.behaviour:
+            phases.STRETCH_S = self.behaviour["stretch_s"]
+        if "root" in self.behaviour:  # of a made-up file system with meters in it
+            root = Path(self.behaviour["root"])
+            watch, sensors = meters.Watch, meters.Sensors
+            meters.Watch = lambda: watch(root, "linux")  # type: ignore
+            meters.Sensors = lambda *_: sensors(root, "linux")  # type: ignore
+            found = meters.find
+
+            def quick(*where: Any) -> Any:
+                meter, reason = found(*where)
+                meter.seconds = self.behaviour["meter_s"]
+                return meter, reason
+
+            meters.find = quick
         self.batch_size = self.behaviour.get("batch_size", 1)
         versions = {"numpy": "0.0"} if "old_numpy" in path else {}
-        self.facts = Facts("onnx", "fake", "int4", size_bytes=5678, parameters=1234, versions=versions)
+        assert backend != "auto"
+        self.facts = Facts("onnx", backend, "int4", 5678, 1234, self.behaviour.get("weights"), versions)
         self.asked = 0
         self.log = Path(path) / "asked.txt"
 
-    def answer(self, image: Any, question: str) -> Any:
+    def prompt_size(self, image: Any, question: str) -> tuple[int, int]:
+        if image.width > self.behaviour.get("widest", 1 << 30):
+            raise UserError(f"this bundle reads at most {self.behaviour['widest']} pixels")
+        return len(question.split()) + 64, 64
+
+    def answer(self, image: Any, question: str, exactly: int | None = None) -> Any:
         self.asked += 1
         with self.log.open("a") as log:
-            log.write(question + "\n")
+            log.write(question + (f" exactly {exactly}" if exactly is not None else "") + "\n")
+        time.sleep(self.behaviour.get("pause_s", 0))
         if self.asked >= self.behaviour.get("die_after", 1 << 30):
             self.die()
         if "print" in self.behaviour:
@@ -66,7 +105,7 @@ class Fake:
 
     def look(self, image: Any) -> str:
         pixel = image.getpixel((0, 0))
-        name = next(name for name, colour in COLOURS.items() if colour == pixel)
+        name = next((name for name, colour in COLOURS.items() if colour == pixel), "none")
         return self.behaviour.get("says", f"{name.upper()}.")
 
     def die(self) -> None:
@@ -80,5 +119,5 @@ class Fake:
         raise RuntimeError("out of ideas")
 
 
-def open_subject(path: str, threads: int) -> Fake:
-    return Fake(path, threads)
+def open_subject(path: str, threads: int, backend: str = "auto") -> Fake:
+    return Fake(path, threads, backend)

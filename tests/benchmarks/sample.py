@@ -7,7 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from masters_edge.benchmarks.metrics import wilson_interval
-from masters_edge.benchmarks.results import Accuracy, Device, Latency, Measurement, Results, Stage, SuiteInfo, Training
+from masters_edge.benchmarks.results import (
+    Accuracy,
+    Agreement,
+    Case,
+    Conditions,
+    Device,
+    Energy,
+    Latency,
+    Measurement,
+    Moment,
+    Results,
+    Stage,
+    SuiteInfo,
+    Sustained,
+    Training,
+)
 
 DEVICE = Device(
     name="bench-box",
@@ -83,6 +98,85 @@ def results() -> Results:
             measurement("student int4", right=8060, total_ms=6.2, size_bytes=640_000, scheme="int4"),
         )
     )  # fmt: skip
+
+
+BOARD = Device(
+    kind="ssh",
+    address="ssh://pi@kitchen.local",
+    name="kitchen",
+    model="Raspberry Pi 5 Model B Rev 1.0",
+    cpu="aarch64 (implementer 0x41, part 0xd0b)",
+    cores=4,
+    logical_cores=4,
+    ram_mib=8_062,
+    os="Debian GNU/Linux 13 (trixie), Linux 6.12.20",
+    architecture="aarch64",
+    python="3.13.1",
+)
+# (target, runtime, milliseconds of an answer on the host, right answers lost)
+TARGETS = (("onnx", "onnxruntime", 1.9, 0), ("openvino", "openvino", 2.4, 9), ("executorch", "executorch", 3.1, 4),
+           ("gguf", "llamacpp", 1.6, 14))  # fmt: skip
+# (scheme, share of the time, share of the size, right answers lost)
+SCHEMES = (("fp32", 1.0, 1.0, 0), ("int8", 0.8, 0.42, 25), ("int4", 0.95, 0.36, 92))
+
+
+def case(width: int, prompt: str, total_ms: float) -> Case:
+    """One of four cases: a longer prompt takes longer."""
+    tokens = (64 if width < 300 else 256) + (20 if prompt == "short" else 180)
+    if width > 300 and prompt == "long" and total_ms > 20:
+        return Case(
+            name=f"{width}x{width} {prompt}", image_width=width, image_height=width, prompt="long", new_tokens=16,
+            skipped="the prompt of 436 tokens is longer than the context of 256",
+        )  # fmt: skip
+    first = total_ms * 0.7 * tokens / 84
+    latency = Latency(
+        preprocess_ms=stage(first * 0.1, 20), vision_ms=stage(first * 0.4, 20), prefill_ms=stage(first * 0.5, 20),
+        ttft_ms=stage(first, 20), decode_tokens_per_s=stage(3000 / total_ms * (1 - tokens / 2000), 20),
+        total_ms=stage(first + 16 * total_ms / 3, 20),
+    )  # fmt: skip
+    return Case(
+        name=f"{width}x{width} {prompt}", image_width=width, image_height=width, prompt=prompt, new_tokens=16,
+        prompt_tokens=tokens, image_tokens=tokens - (20 if prompt == "short" else 180), latency=latency,
+    )  # fmt: skip
+
+
+def fleet() -> Results:
+    """Twelve bundles on two devices, and the PyTorch references on the host: what one command measures of the demo."""
+    rows = list(results().measurements[:3])
+    for device, slower, shift in ((DEVICE, 1.0, 0), (BOARD, 6.5, 3)):
+        for target, runtime, total_ms, lost in TARGETS:
+            for scheme, share, size, harm in SCHEMES:
+                total = total_ms * share * slower
+                right, equal = 8105 - lost - harm - shift, 9600 - 3 * harm - lost
+                low, high = wilson_interval(equal, 9673)
+                pi = device is BOARD
+                rows.append(
+                    measurement(
+                        f"{target}-{scheme}", right=right, total_ms=total, size_bytes=round(1_082_000 * size),
+                        scheme=scheme, target=target, runtime=runtime, device=device, threads=4 if pi else 2,
+                        path=f"runs/demo/bundles/{target}-{scheme}", peak_rss_mib=60 + 4 * len(runtime) + 20 * size,
+                        agreement=Agreement(asked=9673, equal=equal, per_cent=100 * equal / 9673, low=100 * low,
+                                            high=100 * high),
+                        cases=tuple(case(w, p, total) for w in (224, 512) for p in ("short", "long")),
+                        conditions=Conditions(load_before=0.1, celsius_before=48, celsius_after=61, governor="ondemand")
+                        if pi else Conditions(load_before=0.3),
+                        energy=None if pi else
+                        Energy(source="RAPL package", joules_per_answer=0.02 * total, watts=20, idle_watts=8),
+                        sustained=loop(total) if pi and target == "onnx" else None,
+                        unmeasured=("The board has no power meter that can be read.",) if pi else (),
+                    )
+                )  # fmt: skip
+    return Results(measurements=tuple(rows))
+
+
+def loop(total_ms: float) -> Sustained:
+    """Ten minutes, in which a board grows hot and slower."""
+    moments = tuple(
+        Moment(at_s=30.0 * i, answers=900, total_ms=total_ms * (1 + 0.25 / (1 + math.exp(8 - i))),
+               celsius=48 + 37 * (1 - math.exp(-i / 5)), mhz=2400 if i < 8 else 1900)
+        for i in range(1, 21)
+    )  # fmt: skip
+    return Sustained(seconds=600, moments=moments, speed_left=moments[0].total_ms / moments[-1].total_ms)
 
 
 def write_metrics(path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from masters_edge.benchmarks import machine, results, worker
+from masters_edge.benchmarks import machine, phases, results
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -60,12 +60,12 @@ def test_versions_skip_what_is_not_installed() -> None:
 
 
 def test_worker_knows_the_stages_of_the_schema() -> None:
-    assert worker.STAGES == results.STAGES
+    assert phases.STAGES == results.STAGES
 
 
 def test_the_measuring_process_starts_lean() -> None:
     code = (
-        "import sys, masters_edge.benchmarks.worker\n"
+        "import sys, masters_edge.benchmarks.worker, masters_edge.benchmarks.phases\n"
         "print([m for m in ('torch', 'transformers', 'pydantic', 'rich', 'matplotlib') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout

@@ -1,9 +1,15 @@
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from masters_edge.benchmarks import Subject, bench, machine, results
+from masters_edge.benchmarks import Subject, bench, devices, machine, measure, peers, results
+from masters_edge.benchmarks.devices.local import Here
+from masters_edge.benchmarks.measure import Unfinished, seconds_of
 from masters_edge.benchmarks.results import Results
 from masters_edge.benchmarks.suites import Suite
 from masters_edge.errors import UserError
@@ -26,7 +32,14 @@ class Runs:
 
     def __call__(self, *names: str, **options: Any) -> Results:
         self.reused = []
-        settings = {"threads": 1, "latency_questions": 4, "questions": 8, "out": self.out} | options
+        settings = {
+            "threads": 1,
+            "latency_questions": 4,
+            "questions": 8,
+            "cases": False,
+            "backend": "fake",
+            "out": self.out,
+        } | options
         found = subjects(self.folder, *names)
         return bench(found, self.suite, on_reused=lambda s, m: self.reused.append(s.name), **settings)
 
@@ -51,7 +64,7 @@ def test_what_is_unchanged_is_reused_and_said(run: Runs) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"threads": 2}, {"questions": 9}, {"latency_questions": 5}, {"reuse": False}],
+    [{"questions": 9}, {"latency_questions": 5}, {"cases": True}, {"sustain_s": 0.01}, {"reuse": False}],
     ids=lambda c: next(iter(c)),
 )
 def test_other_conditions_are_measured_again(run: Runs, change: dict[str, Any]) -> None:
@@ -59,6 +72,29 @@ def test_other_conditions_are_measured_again(run: Runs, change: dict[str, Any]) 
     again = run("a", **change)
     assert run.reused == [] and len(again.measurements) == 1
     assert again.measurements[0].started > first.measurements[0].started
+
+
+def test_other_threads_and_runtimes_stand_beside_each_other(run: Runs) -> None:
+    run("a")
+    run("a", threads=2)
+    three = run("b", backend="other")
+    assert [(m.name, m.threads, m.runtime, m.backend) for m in three.measurements] == [
+        ("a", 1, "fake", "fake"),
+        ("a", 2, "fake", "fake"),
+        ("b", 1, "other", "other"),
+    ]
+
+
+def test_what_auto_took_is_reused_while_it_has_the_same_to_choose_from(
+    run: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run("a", backend="auto")
+    assert (first.measurements[0].runtime, first.measurements[0].candidates.keys()) == ("fake", {"numpy"})
+    assert run("a", backend="auto") == first and run.reused == ["a"]
+    assert run("a", backend="fake") == first and run.reused == ["a"]
+    monkeypatch.setattr(fakes, "runtimes", lambda path, backend: ("numpy", "pillow"))
+    run("a", backend="auto")
+    assert run.reused == []
 
 
 def test_changed_files_machines_and_libraries_are_measured_again(run: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,17 +112,29 @@ def test_changed_files_machines_and_libraries_are_measured_again(run: Runs, monk
 def test_a_reused_measurement_takes_what_the_caller_now_says(run: Runs) -> None:
     run("a")
     subject = Subject("a", "student after", run.folder / "a", "fake", {"steps": 7, "seconds": 3.0})
-    again = bench([subject], run.suite, threads=1, latency_questions=4, questions=8, out=run.out)
+    again = bench(
+        [subject], run.suite, threads=1, latency_questions=4, questions=8, cases=False, backend="fake", out=run.out
+    )
     assert (again.measurements[0].role, again.measurements[0].training.steps) == ("student after", 7)
 
 
 def test_what_was_measured_is_kept_when_the_next_one_fails(run: Runs) -> None:
     fakes.make(run.folder / "bad", die_after=1)
-    with pytest.raises(UserError, match="measuring bad .* stopped: RuntimeError: out of ideas"):
+    with pytest.raises(Unfinished, match="^measuring bad stopped: RuntimeError: out of ideas$") as caught:
         run("a", "bad", "c")
-    assert [m.name for m in results.read(run.out).measurements] == ["a"]
+    assert [m.name for m in results.read(run.out).measurements] == ["a", "c"]
+    assert caught.value.results == results.read(run.out)
     fakes.make(run.folder / "bad")
-    assert [m.name for m in run("a", "bad", "c").measurements] == ["a", "bad", "c"] and run.reused == ["a"]
+    assert [m.name for m in run("a", "bad", "c").measurements] == ["a", "c", "bad"] and run.reused == ["a", "c"]
+
+
+def test_every_failure_is_named(run: Runs) -> None:
+    fakes.make(run.folder / "bad", die_after=1)
+    fakes.make(run.folder / "worse", die_after=1, how="user error")
+    said = "^2 of 3 can't be measured: bad: .*out of ideas; worse: .*a changed byte in decoder.onnx; copy it again$"
+    with pytest.raises(Unfinished, match=said):
+        run("bad", "a", "worse")
+    assert [m.name for m in results.read(run.out).measurements] == ["a"]
 
 
 def test_measurements_of_other_subjects_stay(run: Runs) -> None:
@@ -114,10 +162,102 @@ def test_senseless_requests_are_one_sentence(run: Runs, suite: Suite) -> None:
         bench([Subject("a", "pupil", a.path, "fake")], suite, out=run.out)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="at least 1"):
         bench([a], suite, threads=0, out=run.out)
-    with pytest.raises(UserError, match="no bundle"):
+    with pytest.raises(UserError, match="no device 'locl'"):
+        bench([a], suite, device="locl", out=run.out)
+    with pytest.raises(UserError, match="none does not exist"):
         bench([Subject("a", "exported", run.folder / "none", "bundle")], suite, out=run.out)
     assert not run.out.exists()
 
 
 def test_threads_default_to_the_cores_at_hand(run: Runs) -> None:
     assert run("a", threads=None).measurements[0].threads == machine.usable_cores()
+
+
+class Board:
+    """A device that is this machine under another name, and goes away before its second subject."""
+
+    notes = ("the board has another numpy than this machine",)
+
+    def __init__(self, address: str, dies: bool) -> None:
+        self.here, self.dies, self.ran = Here(), dies, 0
+        self.usable_threads = 1
+        self.device = self.here.device.model_copy(update={"kind": "board", "address": address})
+
+    def versions(self, *packages: str) -> dict[str, str]:
+        return dict.fromkeys(packages, "1.0")
+
+    def run(self, job: Path, subject: Subject, sha256: str, on_event: devices.OnEvent) -> None:
+        self.ran += 1
+        if self.dies and self.ran == 2:
+            raise devices.Lost("the board is gone")
+        self.here.run(job, subject, sha256, on_event)
+
+
+@pytest.fixture
+def board(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module of a kind of device, `board://...`."""
+    module: Any = ModuleType("masters_edge_test_board")
+    module.CHECKPOINTS, module.asked_for, module.dies = False, [], False
+
+    @contextmanager
+    def connect(address: str, packages: Any, on_progress: Any) -> Iterator[Board]:
+        module.asked_for.append(list(packages))
+        yield Board(address, module.dies)
+
+    module.connect = connect
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(devices.KINDS, "board", module.__name__)
+    return module
+
+
+def test_another_device_stands_beside_this_one_and_is_reused(run: Runs, board: Any) -> None:
+    run("a")
+    there = run("a", device="board://x")
+    assert [(m.device.kind, m.device.address) for m in there.measurements] == [("local", None), ("board", "board://x")]
+    assert there.measurements[1].device.cpu == machine.cpu_name() and board.asked_for == [["numpy"]]
+    assert run("a", device="board://x") == there and run.reused == ["a"]
+    assert len(run("a", device="board://y").measurements) == 3 and run.reused == []
+
+
+def test_a_device_that_goes_away_ends_the_measuring_and_keeps_what_was_measured(run: Runs, board: Any) -> None:
+    board.dies = True
+    with pytest.raises(devices.Lost, match="the board is gone"):
+        run("a", "b", "c", device="board://x")
+    assert [m.name for m in results.read(run.out).measurements] == ["a"]
+    board.dies = False
+    assert len(run("a", "b", "c", device="board://x").measurements) == 3 and run.reused == ["a"]
+
+
+def test_checkpoints_are_left_out_where_they_cannot_run_and_that_is_said(
+    run: Runs, board: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(peers.KINDS, "checkpoint", "tests.benchmarks.fakes")
+    exported = subjects(run.folder, "a")[0]
+    teacher = Subject("teacher", "teacher", exported.path, "checkpoint")
+    heard: list[str] = []
+    options: dict[str, Any] = {"device": "board://x", "backend": "fake", "cases": False, "latency_questions": 4}
+    found = bench([teacher, exported], run.suite, out=run.out, on_note=heard.append, **options)
+    assert [m.name for m in found.measurements] == ["a"]
+    assert heard[:2] == ["teacher: PyTorch is not measured on board://x, left out", *Board.notes]
+    with pytest.raises(UserError, match="board://x measures bundles, and teacher is none; .*--device local"):
+        bench([teacher], run.suite, out=run.out, **options)
+
+
+def test_other_programs_that_disturb_are_said(run: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "BUSY_CORES", 0.0)
+    heard: list[str] = []
+    run("a", on_note=heard.append)
+    assert len(heard) == 1 and heard[0].startswith("a: other programs took ") and "--fresh" in heard[0]
+    run("a", on_note=heard.append)  # measured before
+    assert len(heard) == 1
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("10m", 600), ("1h", 3600), ("90", 90), (" 1.5 m", 90)])
+def test_durations(text: str, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "10 minutes", "-5s", "1d"])
+def test_what_is_no_duration_is_one_sentence(text: str) -> None:
+    with pytest.raises(UserError, match="is no duration; write it as 30s, 10m or 1h"):
+        seconds_of(text)

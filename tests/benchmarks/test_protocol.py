@@ -1,4 +1,3 @@
-import os
 import sys
 import time
 from dataclasses import replace
@@ -10,20 +9,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masters_edge.benchmarks import devices, machine, protocol
-from masters_edge.benchmarks.progress import Step, progress_bar
-from masters_edge.benchmarks.protocol import Options, Subject, measure_here
+from masters_edge.benchmarks import cases, devices, machine, protocol
+from masters_edge.benchmarks.devices.local import Here
+from masters_edge.benchmarks.progress import OnProgress, Step, progress_bar
+from masters_edge.benchmarks.protocol import Options, Subject
 from masters_edge.benchmarks.results import Measurement
 from masters_edge.benchmarks.suites import Suite
 from masters_edge.errors import UserError
 from tests.benchmarks import fakes
 
-OPTIONS = Options(threads=1, latency_questions=8, warm_up=3)
+OPTIONS = Options(threads=1, latency_questions=8, warm_up=3, backend="fake", cases=False)
 
 
-def measure(folder: Path, suite: Suite, options: Options = OPTIONS, **behaviour: Any) -> Measurement:
+def measure_here(
+    subject: Subject, suite: Suite | None, options: Options, on_progress: OnProgress | None = None, *, folder: Path
+) -> Measurement:
+    """The whole way of one subject, as `bench` goes it; the job stays in `folder`."""
+    here, sha256 = Here(), "00"
+    protocol.prepare(subject, suite, options, folder, sha256=sha256, device=here.device, versions={}, candidates={})
+    here.run(folder, subject, sha256, protocol.as_steps(subject, on_progress))
+    return protocol.assemble(folder, subject, suite, options, here.device, sha256=sha256)
+
+
+def measure(folder: Path, suite: Suite | None, options: Options = OPTIONS, **behaviour: Any) -> Measurement:
     subject = Subject("fake", "exported", fakes.make(folder, **behaviour), "fake", {"steps": 5, "seconds": 1.5})
-    return measure_here(subject, suite, options, sha256="00")
+    return measure_here(subject, suite, options, folder=folder.parent / f"job-{folder.name}")
 
 
 def test_figures_of_a_known_student(fake_kind: str, suite: Suite, tmp_path: Path) -> None:
@@ -47,6 +57,97 @@ def test_cold_start_holds_loading_in_every_fresh_process(fake_kind: str, suite: 
     assert cold is not None and cold.n == fakes.COLD_STARTS and cold.median > 500
     asked = (tmp_path / "s" / "asked.txt").read_text().splitlines()
     assert len(asked) == (fakes.COLD_STARTS - 1) + 1 + 3 + 20
+
+
+def test_which_runtime_is_fastest_is_found_out_once_and_before_any_start(
+    fake_kind: str, suite: Suite, tmp_path: Path
+) -> None:
+    m = measure(tmp_path / "s", suite, replace(OPTIONS, backend="auto"), choose_s=1.0)
+    assert (m.backend, m.runtime, m.backend_reason) == ("auto", "fake", "fake, the fastest here")
+    assert (tmp_path / "s" / "chosen.txt").read_text() == "chosen\n"
+    assert m.latency.cold_start_ms and m.latency.cold_start_ms.median < 1000
+
+
+def test_cases_hold_every_size_and_prompt_and_what_has_no_room_says_so(
+    fake_kind: str, suite: Suite, tmp_path: Path
+) -> None:
+    m = measure(tmp_path / "s", suite, replace(OPTIONS, cases=True), context=120)
+    assert len({(c.image_width, c.image_height) for c in m.cases}) == 2 and len(m.cases) == 4
+    for case in m.cases:
+        assert case.image_tokens == 64 and case.prompt_tokens == {"short": 72, "long": 171}[case.prompt]
+        if case.prompt == "short":
+            assert case.skipped is None and case.latency and case.latency.total_ms
+            assert case.latency.total_ms.n == cases.REPEATS
+        else:
+            assert case.latency is None and "take 187 tokens, the student has room for 120" in str(case.skipped)
+    exact = [line for line in (tmp_path / "s" / "asked.txt").read_text().splitlines() if "exactly" in line]
+    assert exact == [f"{cases.PROMPTS['short']} exactly {cases.NEW_TOKENS}"] * 2 * (1 + cases.REPEATS)
+    assert m.accuracy and m.accuracy.right == 15
+
+
+def test_a_picture_that_a_student_cannot_read_skips_its_case_alone(
+    fake_kind: str, suite: Suite, tmp_path: Path
+) -> None:
+    m = measure(tmp_path / "s", suite, replace(OPTIONS, cases=True), widest=512)
+    assert [case.skipped for case in m.cases] == [None, None] + ["this bundle reads at most 512 pixels"] * 2
+
+
+def test_case_pictures_are_drawn_the_same_everywhere() -> None:
+    import hashlib
+
+    drawn = b"".join(cases.picture(*size).tobytes() for size in cases.SIZES)
+    assert hashlib.sha256(drawn).hexdigest()[:16] == "8609e673400b78a1"
+    assert [len(text.split()) for text in cases.PROMPTS.values()] == [8, 107]
+
+
+def test_the_sustained_loop_compares_its_ends(fake_kind: str, suite: Suite, tmp_path: Path) -> None:
+    """Each of the fake's answers says that it took longer than the one before."""
+    m = measure(tmp_path / "s", suite, replace(OPTIONS, sustain_s=1.2), stretch_s=0.3, pause_s=0.005)
+    assert m.sustained and len(m.sustained.moments) >= 3 and m.sustained.seconds >= 1.2
+    first, last = m.sustained.moments[0], m.sustained.moments[-1]
+    assert m.sustained.speed_left == pytest.approx(first.total_ms / last.total_ms) and m.sustained.speed_left < 1
+    assert all(moment.answers >= 10 for moment in m.sustained.moments)
+    at = [moment.at_s for moment in m.sustained.moments]
+    assert at == sorted(at) and at[-1] == m.sustained.seconds
+
+
+def test_a_devices_own_meters_are_read(fake_kind: str, suite: Suite, tmp_path: Path) -> None:
+    """On a made-up board: 6 watts all the time, 55 degrees, 2,400 MHz."""
+    board = {
+        "class/hwmon/hwmon3/name": "ina3221",
+        "class/hwmon/hwmon3/in1_label": "VDD_IN",
+        "class/hwmon/hwmon3/in1_input": 5000,
+        "class/hwmon/hwmon3/curr1_input": 1200,
+        "class/thermal/thermal_zone0/type": "cpu-thermal",
+        "class/thermal/thermal_zone0/temp": 55000,
+        "devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": 2400000,
+        "devices/system/cpu/cpu0/cpufreq/scaling_governor": "schedutil",
+    }
+    for name, value in board.items():
+        path = tmp_path / "sys" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{value}\n")
+    options = replace(OPTIONS, sustain_s=0.2)
+    m = measure(tmp_path / "s", suite, options, root=str(tmp_path), meter_s=0.4, pause_s=0.02, stretch_s=0.1)
+    assert m.energy and m.energy.source == "INA3221 VDD_IN" and m.energy.watts == pytest.approx(6)
+    assert m.energy.idle_watts == pytest.approx(6)
+    assert 0.02 * 6 <= m.energy.joules_per_answer < 1
+    assert (m.conditions.celsius_before, m.conditions.celsius_after, m.conditions.mhz_after) == (55, 55, 2400)
+    assert m.conditions.governor == "schedutil" and m.unmeasured == ()
+    assert m.sustained and (m.sustained.moments[0].celsius, m.sustained.moments[0].mhz) == (55, 2400)
+
+
+def test_without_a_suite_latency_alone_is_measured(fake_kind: str, tmp_path: Path) -> None:
+    m = measure(tmp_path / "s", None, replace(OPTIONS, latency_questions=4))
+    assert (m.suite, m.accuracy, m.answers, m.latency_questions) == (None, None, None, 4)
+    asked = (tmp_path / "s" / "asked.txt").read_text().splitlines()
+    assert m.latency.total_ms and m.latency.total_ms.n == 4 and all("exactly 16" in line for line in asked)
+
+
+def test_a_checkpoint_is_neither_asked_for_a_backend_nor_tired(fake_kind: str, suite: Suite, tmp_path: Path) -> None:
+    subject = Subject("fake", "teacher", fakes.make(tmp_path / "s"), "fake")
+    m = measure_here(subject, suite, replace(OPTIONS, sustain_s=5), folder=tmp_path / "job")
+    assert m.sustained is None and any("for exported students alone" in text for text in m.unmeasured)
 
 
 def test_peak_memory_is_the_students_own(fake_kind: str, suite: Suite, tmp_path: Path) -> None:
@@ -112,30 +213,24 @@ def test_an_interruption_ends_the_measuring_process(fake_kind: str, suite: Suite
     subject = Subject("fake", "exported", fakes.make(tmp_path / "s", die_after=6, how="sleep"), "fake")
     before, started = {p.pid for p in psutil.Process().children()}, time.monotonic()
     with pytest.raises(Interrupted):
-        measure_here(subject, suite, OPTIONS, stop, sha256="00")
+        measure_here(subject, suite, OPTIONS, stop, folder=tmp_path / "job")
     assert {p.pid for p in psutil.Process().children()} <= before and time.monotonic() - started < 60
-
-
-def test_nothing_is_left_behind(fake_kind: str, suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    (tmp_path / "temporary").mkdir()
-    measure(tmp_path / "s", suite)
-    assert os.listdir(tmp_path / "temporary") == []
 
 
 def test_progress_counts_up_to_the_end(fake_kind: str, suite: Suite, tmp_path: Path) -> None:
     steps: list[Step] = []
     subject = Subject("fake", "exported", fakes.make(tmp_path / "s"), "fake")
     with progress_bar() as show:
-        measure_here(subject, suite, OPTIONS, lambda step: (steps.append(step), show(step))[0], sha256="00")
-    assert [s.phase for s in steps[:4]] == ["start", "warm-up", "warm-up", "warm-up"]
+        measure_here(subject, suite, OPTIONS, lambda s: (steps.append(s), show(s))[0], folder=tmp_path / "job")
+    assert [s.phase for s in steps[:5]] == ["start", "start", "warm-up", "warm-up", "warm-up"]
     asked = [s for s in steps if s.phase in ("latency", "accuracy")]
     assert [s.done for s in asked] == sorted({s.done for s in asked})
     assert (asked[-1].done, asked[-1].total, asked[-1].right) == (20, 20, 15)
 
 
 def test_devices_are_found_by_name() -> None:
-    assert devices.module_of("local").describe().kind == "local"
+    with devices.connect("local") as place:
+        assert place.device.kind == "local" and place.versions("numpy", "no-such-package").keys() == {"numpy"}
     with pytest.raises(UserError, match="no device 'locl'; did you mean 'local'"):
         devices.module_of("locl")
 

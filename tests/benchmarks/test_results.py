@@ -15,7 +15,7 @@ def test_written_results_read_back_equal(tmp_path: Path) -> None:
     path = tmp_path / "new" / "results.json"
     results.write(path, sample.results())
     assert results.read(path) == sample.results()
-    assert json.loads(path.read_text())["schema_version"] == 1
+    assert json.loads(path.read_text())["schema_version"] == 2
     assert [p.name for p in path.parent.iterdir()] == ["results.json"]
 
 
@@ -25,10 +25,10 @@ def test_written_results_read_back_equal(tmp_path: Path) -> None:
         ("{", "is damaged, it is no JSON"),
         ("[]", "no results file of masters-edge"),
         ('{"schema_version": true}', "no results file"),
-        ('{"schema_version": 0}', "has results schema 0, this masters-edge reads 1; measure again"),
-        ('{"schema_version": 2}', "has results schema 2, this masters-edge reads 1; update masters-edge"),
-        ('{"schema_version": 1, "measurements": [{}]}', "is damaged at measurements.0.name"),
-        ('{"schema_version": 1, "extra": 1}', "is damaged at extra"),
+        ('{"schema_version": 1}', "has results schema 1, this masters-edge reads 2; measure again"),
+        ('{"schema_version": 3}', "has results schema 3, this masters-edge reads 2; update masters-edge"),
+        ('{"schema_version": 2, "measurements": [{}]}', "is damaged at measurements.0.name"),
+        ('{"schema_version": 2, "extra": 1}', "is damaged at extra"),
     ],
 )
 def test_bad_files_are_one_sentence(tmp_path: Path, text: str, said: str) -> None:
@@ -81,3 +81,9 @@ def test_new_measurement_takes_the_place_of_its_namesake() -> None:
     assert after.measurements[3] == again
     elsewhere = sample.measurement("student fp32", device=sample.DEVICE.model_copy(update={"name": "board"}))
     assert len(after.with_measurement(elsewhere).measurements) == len(before.measurements) + 1
+    for device in ({"address": "ssh://pi@a"}, {"kind": "ssh"}):  # two boards may have one name
+        other = sample.measurement("student fp32", device=sample.DEVICE.model_copy(update=device))
+        assert len(after.with_measurement(other).measurements) == len(before.measurements) + 1
+    for change in ({"runtime": "openvino"}, {"threads": 4}):
+        other = sample.measurement("student fp32", **change)
+        assert len(after.with_measurement(other).measurements) == len(before.measurements) + 1

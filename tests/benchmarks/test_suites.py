@@ -1,5 +1,9 @@
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,3 +62,85 @@ def test_own_questions_are_checked(suite: Suite) -> None:
         suites.from_questions(questions, "ansl")
     with pytest.raises(UserError, match="did you mean 'easy-vqa'"):
         suites.load("easy-vaq")
+
+
+def jsonl(folder: Path, count: int = 3, **changes: Any) -> Path:
+    from PIL import Image
+
+    Image.new("RGB", (8, 8), "red").save(folder / "red.png")
+    rows = [{"image": "red.png", "question": f"what? {n}", "answer": "red"} | changes for n in range(count)]
+    path = folder / "own.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_own_files_are_suites(tmp_path: Path) -> None:
+    path = jsonl(tmp_path)
+    suite = suites.open_suite(str(path), metric="anls")
+    assert (suite.name, suite.metric, len(suite.questions)) == ("own", "anls", 3)
+    assert suites.open_suite("own.jsonl", base=tmp_path, name="mine").name == "mine"
+    assert suites.open_suite("own.jsonl", base=tmp_path).metric == "exact_match"
+    folder = tmp_path / "data" / "test"
+    folder.mkdir(parents=True)
+    jsonl(folder).rename(folder / "questions.jsonl")
+    assert suites.open_suite(str(tmp_path / "data"), split="test").name == "data test"
+
+
+def test_columns_of_own_files_can_be_named(tmp_path: Path) -> None:
+    path = jsonl(tmp_path)
+    path.write_text(json.dumps({"picture": "red.png", "query": "what?", "label": "red"}) + "\n")
+    with pytest.raises(UserError, match="question"):
+        suites.open_suite(str(path))
+    suite = suites.open_suite(str(path), image_column="picture", question_column="query", answer_column="label")
+    assert suite.questions[0].accepted == ("red",)
+
+
+def test_parquet_and_saved_data_sets_are_suites(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    from PIL import Image
+
+    rows = {"image": [Image.new("RGB", (8, 8), c) for c in ("red", "blue")], "question": ["a?", "b?"]}
+    made = datasets.Dataset.from_dict(
+        rows | {"answer": [["red", "crimson"], ["blue"]]},
+        features=datasets.Features(
+            image=datasets.Image(), question=datasets.Value("string"), answer=datasets.List(datasets.Value("string"))
+        ),
+    )
+    made.to_parquet(tmp_path / "own.parquet")
+    datasets.DatasetDict(test=made).save_to_disk(tmp_path / "saved")
+    for source in ("own.parquet", "saved"):
+        suite = suites.open_suite(source, metric="relaxed_accuracy", base=tmp_path)
+        assert [q.accepted for q in suite.questions] == [("red", "crimson"), ("blue",)]
+    with pytest.raises(UserError, match="no split 'train'.*: test"):
+        suites.open_suite("saved", split="train", base=tmp_path)
+
+
+def test_what_is_no_suite_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no suite 'easy-vaq', nor a file .*; did you mean 'easy-vqa'"):
+        suites.open_suite("easy-vaq")
+    with pytest.raises(UserError, match="no metric 'ansl'; did you mean 'anls'"):
+        suites.open_suite("nothing-is-read.jsonl", metric="ansl")
+    with pytest.raises(UserError, match="no suite 'gone.jsonl', nor a file or folder of that name; suites are: easy-"):
+        suites.open_suite("gone.jsonl", base=tmp_path)
+    with pytest.raises(UserError, match="no suite 'owm.json', nor .*; did you mean 'own.jsonl'"):
+        suites.open_suite("owm.json", base=jsonl(tmp_path).parent)
+    with pytest.raises(UserError, match="is built in"):
+        suites.open_suite("easy-vqa", split="train")
+    with pytest.raises(UserError, match="have no answer"):
+        suites.open_suite(str(jsonl(tmp_path, answer=None)))
+
+
+def test_json_lines_need_nothing_beyond_the_base_installation(tmp_path: Path) -> None:
+    """What the extras bring can't be imported here."""
+    path = jsonl(tmp_path)
+    code = (
+        "import sys\n"
+        "for name in ('datasets', 'pyarrow', 'pandas', 'torch', 'transformers', 'easy_vqa', 'filelock'):\n"
+        "    sys.modules[name] = None\n"
+        "from masters_edge.benchmarks import suites\n"
+        "from masters_edge.data import open_image\n"
+        f"suite = suites.open_suite({str(path)!r}, metric='anls')\n"
+        "print(len(suite.questions), open_image(suite.questions[0]).size)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
+    assert out.strip() == "3 (8, 8)"

@@ -146,3 +146,21 @@ def test_mistakes_are_said_in_a_sentence(tmp_path: Path) -> None:
         (tmp_path / file).write_bytes(b"GGUF but no more")
     with pytest.raises(UserError, match="llama.cpp can't load"):
         llamacpp.open_backend(tmp_path, of.graphs, 1, False)
+
+
+def test_a_longer_prompt_than_there_is_room_for_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = made_of.made("smolvlm_whole", "fp32")
+    question = made_of.question(of, tiny.picture(seed=1))
+    backend = made_of.backend(of, exact=True)
+    expected = backend.answer(question, made_of.NEW_TOKENS, made_of.stop_ids(of)).token_ids
+    backend.close()
+    monkeypatch.setattr(llamacpp, "CONTEXT", len(question.input_ids) + 1)
+    small = made_of.backend(of, exact=True)
+    opened: list[int] = []
+    open_ = small._open
+    monkeypatch.setattr(small, "_open", lambda tokens: opened.append(tokens) or open_(tokens))
+    assert small.answer(question, 1, made_of.stop_ids(of)).token_ids == expected[:1]
+    assert opened == []
+    assert small.answer(question, made_of.NEW_TOKENS, made_of.stop_ids(of)).token_ids == expected
+    assert len(opened) == 1
+    small.close()

@@ -28,7 +28,7 @@ from masters_edge.runtime.families import Seen, read_json
 
 AVAILABLE_FOR = ("gguf",)
 PACKAGE = "xllamacpp"
-CONTEXT = 8192  # tokens of KV cache at most, as llama.cpp takes its memory when it loads
+CONTEXT = 2048  # tokens of KV cache to begin with: llama.cpp takes its memory when it loads, so it loads again for more
 _MARKER = "<__masters_edge_picture__>"
 
 
@@ -48,11 +48,10 @@ class LlamaCpp:
         self.exact = exact
         self.settings = read_json(folder / "llamacpp.json")
         self._pixels = read_json(folder / "preprocessor_config.json")
-        context = int(read_json(folder / "config.json")["text_config"]["max_position_embeddings"])
-        params = xllamacpp.CommonParams()
+        self._most = int(read_json(folder / "config.json")["text_config"]["max_position_embeddings"])
+        self._params = params = xllamacpp.CommonParams()
         params.model.path = str(folder / graphs["decoder"])
         params.mmproj.path = str(folder / graphs["vision_encoder"])
-        params.n_ctx = min(context, CONTEXT)
         params.n_parallel = 1
         params.n_gpu_layers = 0
         params.mmproj_use_gpu = False
@@ -68,16 +67,26 @@ class LlamaCpp:
             params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         if not hasattr(socket, "AF_UNIX"):
             raise UserError("GGUF bundles are answered on Linux and macOS here; elsewhere use llama.cpp's own programs")
+        os.environ["LLAMA_MEDIA_MARKER"] = _MARKER  # read once, when the first picture is
+        self._closed: Callable[[], Any] = lambda: None
+        self._open(CONTEXT)
+
+    def _open(self, tokens: int) -> None:
+        """Load the files with a KV cache for so many tokens, or as many as the student reads."""
+        import xllamacpp
+
+        self.close()
+        self._params.n_ctx = min(tokens, self._most)
         # llama.cpp's server always listens somewhere: here at a socket in a folder that only this user may enter.
         private = tempfile.mkdtemp(prefix="masters-edge-")
         self._closed = weakref.finalize(self, shutil.rmtree, private, ignore_errors=True)
         self._socket = os.path.join(private, "llama.sock")
-        params.hostnames = [self._socket]
-        os.environ["LLAMA_MEDIA_MARKER"] = _MARKER  # read once, when the first picture is
+        self._params.hostnames = [self._socket]
         try:
-            self._server = xllamacpp.Server(params)
+            self._server = xllamacpp.Server(self._params)
         except Exception as error:
             self._closed()
+            folder = Path(self._params.model.path).parent
             raise UserError(f"llama.cpp can't load {folder} ({error}); copy or export the bundle again") from None
         self.text_ms(1)  # an xllamacpp server that is closed before it did anything waits for itself for ever
 
@@ -98,6 +107,9 @@ class LlamaCpp:
 
         Raises UserError where llama.cpp fails, or reads another prompt than the student's.
         """
+        needed = len(question.input_ids) + max_new_tokens
+        if needed > self._params.n_ctx < self._most:
+            self._open(max(needed, 2 * self._params.n_ctx))
         text, pictures = self._media(question)
         request = {
             "prompt": {"prompt_string": text, "multimodal_data": [_png(picture) for picture in pictures]},
