@@ -94,7 +94,7 @@ def lower(part: Part, weights: Weights, opset: int, product: Product, fuse: bool
     optimizer.optimize_ir(model, should_fold=lambda node: False if _opens_half(node) else None)
     _name_dimensions(model, part.dimensions)
     if fuse:
-        onnx_fused.keep_last(model)
+        onnx_fused.finish(model)
     _forget_origins(model)
     return model
 

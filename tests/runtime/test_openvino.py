@@ -68,7 +68,7 @@ def test_what_was_returned_stays(folder: Path) -> None:
 def test_exact_means_float32(folder: Path) -> None:
     def setting(exact: bool, name: str) -> str:
         runner = backend.open_backend(folder, GRAPHS, 1, exact)
-        return str(runner._decoder.get_compiled_model().get_property(name))
+        return str(runner._decoder._request.get_compiled_model().get_property(name))
 
     assert setting(True, "DYNAMIC_QUANTIZATION_GROUP_SIZE") == "0" != setting(False, "DYNAMIC_QUANTIZATION_GROUP_SIZE")
     assert "float32" in setting(True, "INFERENCE_PRECISION_HINT") and "float32" in setting(True, "KV_CACHE_PRECISION")

@@ -65,10 +65,11 @@ def sum_in_float32(model: Any) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def add_first_logits(model: Any) -> bool:
+def add_first_logits(model: Any, axis: int) -> bool:
     """Give a decoder the input `FIRST`, so that its head reads the last token of a prompt alone.
 
-    False, and nothing changed, where the head isn't a product of [batch, tokens, width] with a weight.
+    `axis` of the tokens in hidden states of three dimensions. False, and nothing changed, where the head isn't a
+    product of such states with a weight.
     """
     node = model.output("logits").get_node().input_value(0).get_node()
     while node.get_type_name() in _BEHIND_HEAD:
@@ -79,8 +80,8 @@ def add_first_logits(model: Any) -> bool:
     first = ops.parameter([1], np.int64, name=FIRST)
     first.output(0).get_tensor().set_names({FIRST})
     model.add_parameters([first])
-    end, step, axis = (ops.constant(np.array([value], np.int64)) for value in (np.iinfo(np.int64).max, 1, 1))
-    hidden = ops.slice(node.input_value(0), first, end, step, axis)
+    end, step, where = (ops.constant(np.array([value], np.int64)) for value in (np.iinfo(np.int64).max, 1, axis))
+    hidden = ops.slice(node.input_value(0), first, end, step, where)
     node.input(0).replace_source_output(hidden.output(0))
     model.validate_nodes_and_infer_types()
     return True

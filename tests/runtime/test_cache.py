@@ -1,25 +1,27 @@
-"""The ONNX Runtime backend's KV cache: one buffer that grows, what stays in it, and pictures asked about again."""
+"""The KV caches that backends hold: they grow, keep what they are told to, and pictures are asked about again."""
 
 import numpy as np
 import pytest
 
 from masters_edge import bundle
 from masters_edge.runtime import Student
-from masters_edge.runtime.backends import onnxruntime as backend
+from masters_edge.runtime.backends import Backend, _openvino_decoders, onnxruntime, open_backend
 from tests import tiny
 from tests.export import bundles
 
 WIDTH = 64
 
 
-@pytest.fixture(params=["onnx", "onnx_portable"])
-def runner(request, monkeypatch) -> backend.OnnxRuntime:
-    monkeypatch.setattr(backend, "_ROOM", 2)  # so that it grows within a test
+@pytest.fixture(params=["onnx", "onnx_portable", "openvino"])
+def runner(request, monkeypatch) -> Backend:
+    for module in (onnxruntime, _openvino_decoders):
+        monkeypatch.setattr(module, "_ROOM", 2)  # so that it grows within a test
     folder = bundles.exported("smolvlm", "fp32", target=request.param)
-    return backend.open_backend(folder, bundle.read(folder).graphs, 1, exact=True)
+    name = "openvino" if request.param == "openvino" else "onnxruntime"
+    return open_backend(name, request.param, folder, bundle.read(folder).graphs, 1, exact=True)
 
 
-def test_token_by_token_is_as_all_at_once(runner: backend.OnnxRuntime) -> None:
+def test_token_by_token_is_as_all_at_once(runner: Backend) -> None:
     embeds = np.random.default_rng(0).standard_normal((1, 40, WIDTH)).astype(np.float32)
     places = np.arange(40)[None]
     runner.start()
@@ -30,7 +32,7 @@ def test_token_by_token_is_as_all_at_once(runner: backend.OnnxRuntime) -> None:
     assert np.abs(np.concatenate(steps, axis=1) - whole).max() <= 1e-5 * np.abs(whole).max()
 
 
-def test_what_is_kept_counts_as_read(runner: backend.OnnxRuntime) -> None:
+def test_what_is_kept_counts_as_read(runner: Backend) -> None:
     rng = np.random.default_rng(1)
     first, second = (rng.standard_normal((1, 12, WIDTH)).astype(np.float32) for _ in range(2))
     second[:, :8] = first[:, :8]
@@ -46,10 +48,11 @@ def test_what_is_kept_counts_as_read(runner: backend.OnnxRuntime) -> None:
     assert runner.start(1000) <= 12
 
 
-@pytest.mark.parametrize("family", ["smolvlm", "qwen2_5_vl"])
-def test_a_picture_seen_once_answers_as_one_seen_each_time(family: str) -> None:
-    folder = bundles.exported(family, "fp32")
-    student = Student.load(folder, backend="onnxruntime", threads=1)
+@pytest.mark.parametrize(("family", "target"), [("smolvlm", "onnx"), ("qwen2_5_vl", "onnx"), ("smolvlm", "openvino")])
+def test_a_picture_seen_once_answers_as_one_seen_each_time(family: str, target: str) -> None:
+    student = Student.load(
+        bundles.exported(family, "fp32", target=target), backend={"onnx": "onnxruntime"}.get(target, target), threads=1
+    )
     image = tiny.picture(70, 51, seed=3)
     questions = ["what color is the shape?", "what color is it?", "is there a triangle?"]
     expected = [student.answer(image, question, exactly=6) for question in questions]
