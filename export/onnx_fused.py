@@ -1,10 +1,12 @@
 """A decoder in ONNX Runtime's own operators: one node where the plain graph has ten, and a KV cache that can stay put.
 
 `fused(part)` swaps, while a decoder is captured, what transformers' text models do in many small steps for operators
-of one node each: GroupQueryAttention, which turns queries and keys by position too (its past and present may share one
-buffer), and RMS norm. They compute what the modules do, in float32; weights keep their names. `finish` goes over the
-lowered graph: three projections of the same states become one product, a sum and the norm behind it one node, and a
-caller may ask for the logits of the last tokens alone.
+of one node each: GroupQueryAttention (its past and present may share one buffer), RotaryEmbedding, RMS norm. They
+compute what the modules do, in float32; weights keep their names. `finish` goes over the lowered graph: a sum and the
+norm behind it become one node, and a caller may ask for the logits of the last tokens alone.
+
+Queries and keys are turned by nodes of their own: GroupQueryAttention can do it too, but takes the first row's places
+for all rows of a prompt.
 """
 
 import types
@@ -22,8 +24,7 @@ from masters_edge.export.graphs import Part
 
 KEEP = "num_logits_to_keep"  # as transformers.js calls it: logits of so many last tokens, 0 for all
 _LAST = "LastTokens"  # stands in the graph until `keep_last`
-_ATTENTION, _NORM = "GroupQueryAttention", "SimplifiedLayerNormalization"
-_JOINED = "qkv_proj"  # stands in the name of three weights that became one
+_NORM = "SimplifiedLayerNormalization"
 _NOT_SEEN = -(1 << 30)  # added to the scores of padding
 _OWN, _MICROSOFT = "masters_edge", "com.microsoft"
 
@@ -59,19 +60,15 @@ class _Lengths:
         self.before = torch.full((batch,), total - 1, dtype=torch.int32)
         self.total = torch.full((1,), total, dtype=torch.int32)
         self.bias = ((1 - mask) * _NOT_SEEN).float()[:, None, None].expand(-1, 1, embeds.shape[1], -1)
-        self.turned: tuple[torch.Tensor, ...] = ()
+        self.turned: tuple[Any, ...] = ()
 
     def rotation(self, position_embeddings: Any) -> tuple[torch.Tensor, ...]:
-        """Cosines and sines float32 [rows, head_size / 2], int64 [batch, tokens] rows of the table; made once for all.
-
-        The operator wants a row for every place in the cache, though it only looks at those named: the rest is zeros.
-        """
+        """int64 [batch, tokens] rows, cosines and sines float32 [batch * tokens, head_size / 2], made once for all."""
         if not self.turned:
             cosines, sines = position_embeddings
             batch, tokens, size = cosines.shape
-            halves = (table.reshape(-1, size)[:, : size // 2] for table in (cosines, sines))
             rows = torch.arange(batch * tokens).reshape(batch, tokens)
-            self.turned = (*(nn.functional.pad(half, (0, 0, 0, self.bias.shape[-1])) for half in halves), rows)
+            self.turned = (rows, *(half.reshape(-1, size)[:, : size // 2] for half in (cosines, sines)))
         return self.turned
 
     def attention(
@@ -85,20 +82,29 @@ class _Lengths:
             query = layer.q_norm(query.view(batch, tokens, -1, size)).reshape(batch, tokens, -1)
             key = layer.k_norm(key.view(batch, tokens, -1, size)).reshape(batch, tokens, -1)
         heads, kv_heads = query.shape[-1] // size, key.shape[-1] // size
+        rotation = self.rotation(position_embeddings)
+        query, key = (
+            symbolic(
+                f"{_MICROSOFT}::RotaryEmbedding",
+                (states, *rotation),
+                {"num_heads": count, "interleaved": 0, "rotary_embedding_dim": 0},
+                dtype=states.dtype,
+                shape=states.shape,
+                version=1,
+            )
+            for states, count in ((query, heads), (key, kv_heads))
+        )
         kept = cache.layers[layer.layer_idx]
         present = (batch, kv_heads, kept.keys.shape[2] + tokens, size)
         window = getattr(layer, "sliding_window", None)
-        lengths, rotation = (self.before, self.total), self.rotation(position_embeddings)
         found, kept.keys, kept.values = symbolic_multi_out(
-            f"{_MICROSOFT}::{_ATTENTION}",
-            (query, key, value, kept.keys, kept.values, *lengths, *rotation, self.bias),
+            f"{_MICROSOFT}::GroupQueryAttention",
+            (query, key, value, kept.keys, kept.values, self.before, self.total, None, None, None, self.bias),
             {
                 "num_heads": heads,
                 "kv_num_heads": kv_heads,
                 "scale": float(layer.scaling),
                 "local_window_size": -1 if window is None else int(window),
-                "do_rotary": 1,
-                "rotary_interleaved": 0,
             },
             dtypes=(query.dtype,) * 3,
             shapes=(query.shape, present, present),
@@ -109,93 +115,17 @@ class _Lengths:
 
 def finish(model: ir.Model) -> None:
     """What is left to do once weights are in place and the optimizer has run."""
-    _join_projections(model.graph)
     _join_sums_and_norms(model.graph)
     _keep_last(model.graph)
     model.graph.opset_imports.pop(_OWN, None)
     model.graph.opset_imports.setdefault(_MICROSOFT, 1)
 
 
-def split_projections(about: dict[str, int], name: str) -> list[tuple[str, int]]:
-    """The reverse of what `finish` did to a product: names of its weights and how many output features each has.
-
-    `about`: a GroupQueryAttention's attributes, and "N" of the product it reads.
-    """
-    if _JOINED not in name:
-        return [(name, about["N"])]
-    heads, kv_heads = about["num_heads"], about["kv_num_heads"]
-    size = about["N"] // (heads + 2 * kv_heads)
-    counts = (heads * size, kv_heads * size, kv_heads * size)
-    return [(name.replace(_JOINED, part), count) for part, count in zip(("q_proj", "k_proj", "v_proj"), counts)]
-
-
-def _join_projections(graph: ir.Graph) -> None:
-    """Query, key and value as one product, where their weights are of one kind and nothing comes in between."""
-    for attention in [node for node in graph if node.op_type == _ATTENTION]:
-        sums = [value.producer() for value in attention.inputs[:3] if value is not None]
-        biased = all(node is not None and node.op_type == "Add" for node in sums)
-        products = [node.inputs[0].producer() if biased else node for node in sums]  # type: ignore[union-attr]
-        if not all(node is not None and node.op_type == "MatMulNBits" for node in products):
-            continue
-        if len({_kind(node) for node in products}) > 1:
-            continue
-        first = products[0]
-        names = [str(node.inputs[1].name) for node in products]
-        if any(_split_name(names[0]).format(part) != name for part, name in zip(("q_proj", "k_proj", "v_proj"), names)):
-            continue
-        weights = [
-            _initializer(
-                graph, str(node[0].name).replace("q_proj", _JOINED), [value.const_value.numpy() for value in node]
-            )
-            for node in zip(*(node.inputs[1:] for node in products))
-        ]
-        attributes = {a.name: a.value for a in first.attributes.values()}
-        attributes["N"] = sum(int(node.attributes["N"].value) for node in products)
-        joined = ir.node("MatMulNBits", [first.inputs[0], *weights], attributes, domain=_MICROSOFT, version=1)
-        graph.insert_before(attention, joined)
-        packed = joined.outputs[0]
-        if biased:
-            biases = [node.inputs[1] for node in sums]
-            bias = _initializer(
-                graph, str(biases[0].name).replace("q_proj", _JOINED), [value.const_value.numpy() for value in biases]
-            )
-            added = ir.node("Add", [packed, bias])
-            graph.insert_before(attention, added)
-            packed = added.outputs[0]
-        attention.replace_input_with(0, packed)
-        for index in (1, 2):
-            attention.replace_input_with(index, None)
-        for node in [*(sums if biased else []), *products]:
-            old = [value for value in node.inputs[1:] if value is not None]
-            graph.remove(node, safe=True)
-            for value in old:
-                if not value.uses():
-                    graph.initializers.pop(str(value.name), None)
-
-
-def _kind(product: ir.Node) -> tuple[Any, ...]:
-    """What products must have in common to become one."""
-    numbers = {a.name: a.value for a in product.attributes.values() if a.name != "N"}
-    return id(product.inputs[0]), len(product.inputs), tuple(sorted(numbers.items()))
-
-
-def _split_name(name: str) -> str:
-    return name.replace("q_proj", "{}")
-
-
-def _initializer(graph: ir.Graph, name: str, arrays: list[np.ndarray]) -> ir.Value:
-    array = np.concatenate(arrays)
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
-
-
 def _join_sums_and_norms(graph: ir.Graph) -> None:
     """What is added to the residual stream, and the norm of the sum, as one node that gives both."""
     for norm in [node for node in graph if node.op_type == _NORM]:
         added = norm.inputs[0].producer() if norm.inputs[0] is not None else None
-        if added is None or added.op_type != "Add" or any(value.is_initializer() for value in added.inputs):
+        if added is None or added.op_type != "Add" or any(term.is_initializer() for term in added.inputs if term):
             continue
         joined = ir.node(
             "SkipSimplifiedLayerNormalization",

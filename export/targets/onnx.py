@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from masters_edge.export import onnx_fused, onnx_graphs
+from masters_edge.export import onnx_graphs
 from masters_edge.export.genai import ortgenai
 from masters_edge.export.onnx_graphs import Editor
 from masters_edge.export.quantize.record import QuantizedTensor
@@ -65,22 +65,14 @@ def integers(folder: Path, graphs: dict[str, str]) -> Iterator[tuple[str, np.nda
     """Quantized weights of the finished files: parameter name, int8 [out, in], float32 scales [out, groups]."""
     for file in graphs.values():
         model, arrays = onnx_graphs.initializers(folder / file)
-        readers = {node.input[0]: node for node in model.graph.node if node.op_type == "GroupQueryAttention"}
-        readers |= {node.input[0]: readers[node.output[0]] for node in model.graph.node if node.output[0] in readers}
         for node in model.graph.node:
             if node.op_type == "MatMulNBits":
-                reader = readers.get(node.output[0])
-                about = {a.name: a.i for found in (reader, node) if found is not None for a in found.attribute}
+                about = {a.name: a.i for a in node.attribute}
                 packed, scales = arrays[node.input[1]], arrays[node.input[2]].reshape(about["N"], -1)
                 found = unpack(packed, about["bits"])[:, : about["K"]]
-                end = 0
-                for name, count in onnx_fused.split_projections(about, node.input[1].removesuffix(".integers")):
-                    rows = slice(end, end + count)
-                    end += count
-                    own = scales[rows]
-                    if about["bits"] == 8 and (own == own[:, :1]).all():
-                        own = own[:, :1]  # one scale per channel, repeated for the blocks
-                    yield name, found[rows], own
+                if about["bits"] == 8 and (scales == scales[:, :1]).all():
+                    scales = scales[:, :1]  # one scale per channel, repeated for the blocks
+                yield node.input[1].removesuffix(".integers"), found, scales
         table = onnx_graphs.embedding_integers(model, arrays)
         if table is not None:
             yield table

@@ -108,6 +108,7 @@ class Paged:
         blocks = -(-(total + max(_ROOM, total // 2)) // self._block)
         for name, (kind, shape) in self._caches.items():
             tensor = self._openvino.Tensor(kind, self._openvino.Shape([blocks, *shape]))
+            tensor.data.view(np.uint8)[...] = 0
             if self._blocks:
                 old = self._request.get_tensor(name)
                 old.copy_to(self._openvino.Tensor(tensor, [0] * (1 + len(shape)), [self._blocks, *shape]))
