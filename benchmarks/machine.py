@@ -4,7 +4,6 @@ Nothing here takes a name from outside: a figure's device is what the measuring 
 it runs on, so a host CPU's figure can't carry a phone's name.
 """
 
-import math
 import os
 import platform
 import subprocess
@@ -14,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from masters_edge.cpu import name as cpu_name
+from masters_edge.cpu import usable_cores
+
+__all__ = ["cpu_name", "describe", "peak_rss_mib", "usable_cores", "versions"]
 
 
 def describe() -> dict[str, Any]:
@@ -29,24 +33,6 @@ def describe() -> dict[str, Any]:
         "architecture": platform.machine(),
         "python": platform.python_version(),
     }
-
-
-def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The CPU's model as the operating system names it, e.g. "Intel(R) Xeon(R) Platinum 8481C" or "Apple M3"."""
-    if sys.platform == "darwin":
-        return _command("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor() or platform.machine()
-    if sys.platform == "win32":
-        return _windows_cpu() or platform.processor() or platform.machine()
-    fields: dict[str, str] = {}
-    for line in _text(cpuinfo).splitlines():
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip(), value.strip())
-    for key in ("model name", "Hardware", "cpu model", "cpu"):
-        if fields.get(key):
-            return fields[key]
-    if fields.get("CPU part"):  # most ARM boards give numbers only (ARM's MIDR register)
-        return f"{platform.machine()} (implementer {fields.get('CPU implementer', '?')}, part {fields['CPU part']})"
-    return platform.processor() or platform.machine()
 
 
 def computer_model() -> str | None:
@@ -69,17 +55,6 @@ def operating_system() -> str:
         except (OSError, KeyError):
             return f"Linux {platform.release()}"
     return f"{platform.system()} {platform.release()}"
-
-
-def usable_cores() -> int:
-    """Physical cores that this process may use: the affinity mask and a container's CPU quota are heeded."""
-    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        cores = min(cores, len(os.sched_getaffinity(0)))
-    quota, _, period = _text(Path("/sys/fs/cgroup/cpu.max")).partition(" ")
-    if quota.isdigit() and period.strip().isdigit():
-        cores = min(cores, math.ceil(int(quota) / int(period)))
-    return max(1, cores)
 
 
 def peak_rss_mib() -> float:
@@ -120,17 +95,4 @@ def _command(*words: str) -> str:
     try:
         return subprocess.run(words, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return ""
-
-
-def _windows_cpu() -> str:
-    try:
-        import winreg
-
-        with winreg.OpenKey(  # type: ignore[attr-defined]
-            winreg.HKEY_LOCAL_MACHINE,  # type: ignore[attr-defined]
-            r"HARDWARE\DESCRIPTION\System\CentralProcessor\0",
-        ) as key:
-            return str(winreg.QueryValueEx(key, "ProcessorNameString")[0]).strip()  # type: ignore[attr-defined]
-    except (ImportError, OSError):
         return ""

@@ -132,8 +132,12 @@ def bench(
     ] = None,
     run: RunFolder = None,
     device: Annotated[
-        str, typer.Option(help="Where to measure: local, or a board such as ssh://pi@kitchen.local.")
-    ] = "local",
+        list[str] | None,
+        typer.Option(
+            help="Where to measure: local, or a board such as ssh://pi@kitchen.local; repeat for several. "
+            "Default: local."
+        ),
+    ] = None,
     backend: Annotated[str, typer.Option(help="Runtime of the bundles, by name; auto takes the fastest.")] = "auto",
     suite: Annotated[
         str | None,
@@ -177,7 +181,7 @@ def bench(
     workflow.bench(
         bundles=bundle,
         run=run,
-        device=device,
+        devices=list(dict.fromkeys(device or ["local"])),
         backend=backend,
         suite=suite,
         metric=metric,

@@ -97,7 +97,7 @@ def bench(
     *,
     bundles: Sequence[Path] | None,
     run: Path | None,
-    device: str,
+    devices: Sequence[str],
     questions: int | None,
     threads: int | None,
     fresh: bool,
@@ -110,18 +110,20 @@ def bench(
     cases: bool = True,
     sustain: str | None = None,
 ) -> Path:
-    """Measure bundles, or all of a run's bundles beside its teacher and students; prints a table, draws the report.
+    """Measure bundles, or all of a run's bundles beside its teacher and students, on one device after the other; prints
+    a table, draws the report.
 
     Returns:
         results.json.
 
     Raises:
-        UserError: nothing can be measured, or, at the end, some subjects couldn't be.
+        UserError: nothing can be measured, or, at the end, some subjects or devices couldn't be.
     """
     from masters_edge.benchmarks import Subject, progress_bar
     from masters_edge.benchmarks import bench as measure
     from masters_edge.benchmarks.measure import Unfinished, seconds_of
     from masters_edge.benchmarks.report.terminal import table
+    from masters_edge.benchmarks.results import Results
 
     home = _run_of(run, bundles[0] if bundles else None)
     recipe = home.recipe() if home else None
@@ -133,32 +135,41 @@ def bench(
     )
     out = (home.folder if home else Path("runs")) / "bench" / "results.json"
     asked = _suite(home, recipe, suite, metric, split, name, columns or {})
-    unfinished: Unfinished | None = None
+    results: Results | None = None
+    failures: list[UserError] = []
     with progress_bar(console) as on_progress:
-        try:
-            results = measure(
-                subjects,
-                asked,
-                device=device,
-                backend=backend,
-                questions=questions or (recipe.bench.questions if recipe else None),
-                latency_questions=recipe.bench.latency_questions if recipe else 200,
-                cases=cases,
-                sustain_s=sustain_s,
-                threads=threads or (recipe.bench.threads if recipe else None),
-                out=out,
-                reuse=not fresh,
-                on_progress=on_progress,
-                on_reused=lambda subject, _: say(f"{subject.name}: measured before, reused (--fresh measures again)"),
-                on_note=say,
-            )
-        except Unfinished as some:
-            results, unfinished = some.results, some
-    if results.measurements:
+        for device in devices:
+            try:
+                results = measure(
+                    subjects,
+                    asked,
+                    device=device,
+                    backend=backend,
+                    questions=questions or (recipe.bench.questions if recipe else None),
+                    latency_questions=recipe.bench.latency_questions if recipe else 200,
+                    cases=cases,
+                    sustain_s=sustain_s,
+                    threads=threads or (recipe.bench.threads if recipe else None),
+                    out=out,
+                    reuse=not fresh,
+                    on_progress=on_progress,
+                    on_reused=lambda subject, _: say(
+                        f"{subject.name}: measured before, reused (--fresh measures again)"
+                    ),
+                    on_note=say,
+                )
+            except Unfinished as some:
+                results = some.results
+                failures.append(some)
+            except UserError as error:  # this device can't be reached, or was lost: the others may not be
+                failures.append(error)
+    if results is not None and results.measurements:
         console.print(table(results))
         report(results=out, run=home.folder if home else None, out=None)
-    if unfinished is not None:
-        raise unfinished
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        raise UserError("; ".join(str(failure) for failure in failures))
     return out
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from masters_edge import cpu
 from masters_edge.errors import UserError
 from masters_edge.runtime import images
 from masters_edge.runtime.backends import Backend, Question, WholeBackend, open_backend
@@ -281,10 +282,6 @@ def _shared(before: list[int], now: list[int]) -> int:
 
 
 def free_threads() -> int:
-    """OMP_NUM_THREADS where it is set, else the number of cores this process may run on."""
+    """OMP_NUM_THREADS where it is set, else the number of cores this process may use."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdigit() and int(asked) > 0:
-        return int(asked)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return int(asked) if asked.isdigit() and int(asked) > 0 else cpu.usable_cores()

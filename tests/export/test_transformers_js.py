@@ -152,7 +152,7 @@ def test_int4_answers_equal_ours_and_pytorch(case: Case, tmp_path: Path) -> None
     bundle = bundles.exported(case.family, "int4", case.splitting)
     assert json.loads((bundle / "config.json").read_text())["transformers.js_config"]["dtype"] == "q4"
     requests = asked(case, expected, tmp_path)
-    ours = Student.load(bundle)
+    ours = Student.load(bundle, backend="onnxruntime")
     pictures = [tiny.picture(*size, seed=index) for index, size in enumerate(case.sizes)]
     shipped = [ours.answer(picture, QUESTION, max_new_tokens=TOKENS).token_ids for picture in pictures]
     assert [answer["token_ids"] for answer in in_node(bundle, requests)] == shipped

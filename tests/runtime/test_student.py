@@ -22,7 +22,7 @@ def bundle() -> Path:
 
 @pytest.fixture(scope="module")
 def student(bundle: Path) -> Student:
-    return Student.load(bundle, threads=1)
+    return Student.load(bundle, backend="onnxruntime", threads=1)
 
 
 @pytest.mark.parametrize("size", [(64, 48), (33, 77), (200, 31), (7, 9)])
@@ -133,7 +133,8 @@ blocked = ("torch", "transformers", "onnx", "safetensors")
 sys.modules.update(dict.fromkeys(blocked))  # importing one of them now fails
 from pathlib import Path
 from masters_edge.runtime import Student
-answer = Student.load(Path({str(bundle)!r})).answer(Path({str(tmp_path / "p.png")!r}), "what is in this image?")
+student = Student.load(Path({str(bundle)!r}), backend="onnxruntime")
+answer = student.answer(Path({str(tmp_path / "p.png")!r}), "what is in this image?")
 print(time.process_time(), len(answer.token_ids))
 """
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -18,7 +18,7 @@ def bundle() -> Path:
 
 @pytest.fixture(scope="package")
 def student(bundle: Path) -> Student:
-    return Student.load(bundle, threads=1)
+    return Student.load(bundle, backend="onnxruntime", threads=1)
 
 
 @pytest.fixture(scope="package")

@@ -36,7 +36,8 @@ class Server:
 @contextmanager
 def serving(bundle: Path, *options: str, environment: dict[str, str] | None = None) -> Iterator[Server]:
     """Started, and killed at the end where it still runs."""
-    command = [sys.executable, "-m", "masters_edge", "serve", str(bundle), "--port", "0", "--threads", "1", *options]
+    command = [sys.executable, "-m", "masters_edge", "serve", str(bundle), "--port", "0", "--threads", "1"]
+    command += ["--backend", "onnxruntime", *options]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1, env=environment
     )

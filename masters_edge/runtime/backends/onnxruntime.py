@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from masters_edge.errors import UserError
 
@@ -16,13 +15,6 @@ AVAILABLE_FOR = ("onnx", "onnx_portable")
 PACKAGE = "onnxruntime"
 # An optional input of the decoder, which those have whose past and present may share a buffer.
 KEEP = "num_logits_to_keep"
-# Threads that wait spin for as long as it takes to the next operator, and no longer: those that spin on and on slow a
-# busy machine down several times, and heat a phone. Before 1.32 they knew only all or nothing.
-_SPINNING = (
-    {"allow_spinning": "1", "spin_duration_us": "50"}
-    if tuple(map(int, ort.__version__.split(".")[:2])) >= (1, 32)
-    else {"allow_spinning": "0"}
-)
 _ROOM = 256  # tokens that a new buffer has more than are needed, at least
 
 
@@ -41,12 +33,17 @@ class OnnxRuntime:
     name = "onnxruntime"
 
     def __init__(self, folder: Path, graphs: dict[str, str], threads: int, exact: bool) -> None:
+        import onnxruntime as ort
+
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         options.enable_mem_pattern = False  # one more block as large as all that the first run took
-        for name, value in _SPINNING.items():
-            options.add_session_config_entry(f"session.intra_op.{name}", value)
+        # Threads that wait spin for as long as it takes to the next operator, and no longer: those that spin on and on
+        # slow a busy machine down several times, and heat a phone. Before 1.32 they knew only all or nothing.
+        short = tuple(map(int, ort.__version__.split(".")[:2])) >= (1, 32)
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if short else "0")
+        options.add_session_config_entry("session.intra_op.spin_duration_us", "50")
         if exact:
             options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         self._vision, self._embed, decoder = (
@@ -72,12 +69,11 @@ class OnnxRuntime:
 class _Copied:
     """A decoder that gives past and new keys and values together, which are its past in the next step."""
 
-    def __init__(self, decoder: ort.InferenceSession) -> None:
+    def __init__(self, decoder: Any) -> None:
         self._decoder = decoder
         self._outputs = [output.name for output in decoder.get_outputs()]
         self._empty = {
-            item.name: ort.OrtValue.ortvalue_from_numpy(np.zeros((1, item.shape[1], 0, item.shape[3]), np.float32))
-            for item in _past(decoder)
+            item.name: _value(np.zeros((1, item.shape[1], 0, item.shape[3]), np.float32)) for item in _past(decoder)
         }
         self.start()
 
@@ -97,7 +93,7 @@ class _Copied:
 class _Shared:
     """A decoder that writes behind the past, into the same buffer."""
 
-    def __init__(self, decoder: ort.InferenceSession) -> None:
+    def __init__(self, decoder: Any) -> None:
         self._decoder, self._length, self._room = decoder, 0, 0
         self._shapes = {item.name: (item.shape[1], item.shape[3]) for item in _past(decoder)}
         self._keep = [_value(np.array([count], np.int64)) for count in (0, 1)]
@@ -133,7 +129,7 @@ class _Shared:
             self._binding.bind_ortvalue_output(name.replace("past_key_values", "present"), buffer)
 
 
-def _past(decoder: ort.InferenceSession) -> list[Any]:
+def _past(decoder: Any) -> list[Any]:
     return [item for item in decoder.get_inputs() if item.name.startswith("past_key_values.")]
 
 
@@ -146,10 +142,14 @@ def _feed(inputs_embeds: np.ndarray, position_ids: np.ndarray, total: int) -> di
 
 
 def _value(array: np.ndarray) -> Any:
+    import onnxruntime as ort
+
     return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
 
 
-def _session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+def _session(path: Path, options: Any) -> Any:
+    import onnxruntime as ort
+
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a class of its own for each cause, all of them plain Exceptions
