@@ -16,6 +16,7 @@ from masters_edge.recipe import Recipe, checkpoint
 from masters_edge.runs import Run
 
 if TYPE_CHECKING:
+    from masters_edge.benchmarks.progress import OnProgress
     from masters_edge.benchmarks.suites import Suite
     from masters_edge.export.quantize.plan import Plan
     from masters_edge.recipe.schema import Mixed
@@ -152,7 +153,7 @@ def bench(
                     threads=threads or (recipe.bench.threads if recipe else None),
                     out=out,
                     reuse=not fresh,
-                    on_progress=on_progress,
+                    on_progress=_of_device(on_progress, device, len(devices) > 1),
                     on_reused=lambda subject, _: say(
                         f"{subject.name}: measured before, reused (--fresh measures again)"
                     ),
@@ -171,6 +172,17 @@ def bench(
     if failures:
         raise UserError("; ".join(str(failure) for failure in failures))
     return out
+
+
+def _of_device(on_progress: "OnProgress", device: str, several: bool) -> "OnProgress":
+    """The same, with the device's name behind each subject where there are several."""
+    from dataclasses import replace
+
+    if not several:
+        return on_progress
+    return lambda step: on_progress(
+        step if step.subject == device else replace(step, subject=f"{step.subject} {device}")
+    )
 
 
 def report(*, results: Path | Sequence[Path] | None, run: Path | None, out: Path | None) -> None:
