@@ -227,8 +227,13 @@ class Student:
                 firsts.append(time.perf_counter())
             stream.feed(token)
 
-        found = self.backend.answer(asked, limit, stop_ids, hear)
+        heard = hear if stream.listening or stop_ids else None
+        found = self.backend.answer(asked, limit, stop_ids, heard)
         ended = time.perf_counter()
+        if not firsts:  # it came in one piece
+            for token in found.token_ids:
+                stream.feed(token)
+            firsts.append(ended - found.decode_ms / 1000)
         # How long the prompt takes without its picture is asked once for each length, outside of what is timed.
         vision_ms = max(0.0, found.prompt_ms - self._text_ms(len(asked.input_ids)))
         return _Course(found.token_ids, vision_ms, found.decode_ms, firsts[0], ended)

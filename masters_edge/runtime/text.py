@@ -17,6 +17,11 @@ class TextStream:
         self._decoded = ""
         self._said = ""
 
+    @property
+    def listening(self) -> bool:
+        """Whether somebody hears the pieces."""
+        return self._on_text is not None
+
     def feed(self, token_id: int) -> None:
         """Take one more id; says what has become certain."""
         self._ids.append(token_id)

@@ -63,13 +63,13 @@ def ours(folder: Path, threads: int, target: str, backend: str) -> Callable[[], 
 
 
 def llamacpp_server(folder: Path, threads: int) -> Callable[[], dict[str, float]]:
-    """llama.cpp's own server over HTTP, by its own clock; picture and prompt are those that ours gets."""
+    """llama.cpp's own server over HTTP, as a client sees it; picture and prompt are those that ours gets."""
     import urllib.request
 
     import xllamacpp
 
     from masters_edge.runtime import Student
-    from masters_edge.runtime.backends.llamacpp import _png
+    from masters_edge.runtime.backends.llamacpp import _bmp
 
     bundle = folder / "gguf-int4"
     student = Student.load(bundle, backend="llamacpp", threads=threads)
@@ -96,16 +96,18 @@ def llamacpp_server(folder: Path, threads: int) -> Callable[[], dict[str, float]
         with urllib.request.urlopen(url, timeout=600) as reply:
             return json.loads(reply.read())
 
-    whole = {"prompt_string": text, "multimodal_data": [_png(picture) for picture in pictures]}
+    whole = {"prompt_string": text, "multimodal_data": [_bmp(picture) for picture in pictures]}
 
     def round_() -> dict[str, float]:
+        started = time.perf_counter()
         seen = ask(whole, ANSWER)
-        blind = ask([0] * seen["tokens_evaluated"], 1)["timings"]["prompt_ms"]
+        wall_ms, clock = 1000 * (time.perf_counter() - started), seen["timings"]
+        vision_ms = clock["prompt_ms"] - ask([0] * seen["tokens_evaluated"], 1)["timings"]["prompt_ms"]
         return {
             "prompt_tokens": seen["tokens_evaluated"],
-            "vision_ms": seen["timings"]["prompt_ms"] - blind,
-            "prefill_ms": blind,
-            "decode_tokens_per_s": seen["timings"]["predicted_per_second"],
+            "vision_ms": vision_ms,
+            "prefill_ms": wall_ms - clock["predicted_ms"] - vision_ms,
+            "decode_tokens_per_s": 1000 * (ANSWER - 1) / clock["predicted_ms"],  # as everywhere here: steps
         }
 
     return round_

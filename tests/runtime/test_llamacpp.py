@@ -94,8 +94,8 @@ def test_pictures_go_over_pixel_by_pixel(name: str, size: tuple[int, int]) -> No
     else:
         expected = image  # already whole patches, or whole tiles
     assert len(pictures) == 1 and np.array_equal(np.asarray(pictures[0]), np.asarray(expected))
-    png = Image.open(io.BytesIO(base64.b64decode(llamacpp._png(pictures[0]))))
-    assert np.array_equal(np.asarray(png), np.asarray(expected))
+    sent = Image.open(io.BytesIO(base64.b64decode(llamacpp._bmp(pictures[0]))))
+    assert np.array_equal(np.asarray(sent), np.asarray(expected))
 
 
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
@@ -164,3 +164,15 @@ def test_a_longer_prompt_than_there_is_room_for_makes_room(monkeypatch: pytest.M
     assert small.answer(question, made_of.NEW_TOKENS, made_of.stop_ids(of)).token_ids == expected
     assert len(opened) == 1
     small.close()
+
+
+def test_an_answer_in_one_piece_is_the_one_that_comes_token_by_token() -> None:
+    of = made_of.made("smolvlm_whole", "fp32")
+    backend = made_of.backend(of, exact=True)
+    question = made_of.question(of, tiny.picture(seed=2))
+    heard: list[int] = []
+    streamed = backend.answer(question, made_of.NEW_TOKENS, (), heard.append)
+    whole = backend.answer(question, made_of.NEW_TOKENS, ())
+    backend.close()
+    assert whole.token_ids == streamed.token_ids == heard and len(heard) == made_of.NEW_TOKENS
+    assert whole.prompt_ms > 0 and whole.decode_ms > 0

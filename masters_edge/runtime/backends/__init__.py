@@ -65,7 +65,7 @@ class WholeBackend(Protocol):
         question: Question,
         max_new_tokens: int,
         stop_ids: Collection[int],
-        on_token: Callable[[int], None] = ...,
+        on_token: Callable[[int], None] | None = ...,
         top: int = 0,
     ) -> WholeAnswer:
         """Answer greedily; `on_token` hears each id as it comes; `top` asks for so many log-probabilities a place."""
