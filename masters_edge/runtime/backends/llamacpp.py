@@ -28,7 +28,7 @@ from masters_edge.runtime.families import Seen, read_json
 
 AVAILABLE_FOR = ("gguf",)
 PACKAGE = "xllamacpp"
-CONTEXT = 2048  # tokens of KV cache to begin with: llama.cpp takes its memory when it loads, so it loads again for more
+CONTEXT = 1024  # tokens of KV cache to begin with: llama.cpp takes its memory when it loads, so it loads again for more
 _MARKER = "<__masters_edge_picture__>"
 
 

@@ -36,7 +36,10 @@ class OpenVino:
             QwenVision(folder, compiled) if "vision_patches" in graphs else _Plain(compiled["vision_encoder"])
         )
         self._embed = compiled["embed_tokens"]
-        self._decoder = _decoder(core, folder / graphs["decoder"], config)
+        path = folder / graphs["decoder"]
+        if not exact and path.suffix == ".xml" and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            config["KV_CACHE_PRECISION"] = "bf16"  # an 8-bit cache takes longer to read than it saves
+        self._decoder = _decoder(core, path, config)
         # Qwen3-VL: levels of DeepStack, which our runtime carries behind each embedding.
         deep = self._decoder.shapes.get("deepstack_visual_embeds")
         self._levels = deep[0].get_length() if deep is not None else 0
@@ -46,7 +49,7 @@ class OpenVino:
 
     def embed(self, input_ids: np.ndarray) -> np.ndarray:
         embeds = self._embed([input_ids])[0]
-        return np.pad(embeds, ((0, 0), (0, 0), (0, self._levels * embeds.shape[-1])))
+        return np.pad(embeds, ((0, 0), (0, 0), (0, self._levels * embeds.shape[-1]))) if self._levels else embeds
 
     def start(self, kept: int = 0) -> int:
         return self._decoder.start(kept)
