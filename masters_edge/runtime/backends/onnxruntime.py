@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from masters_edge.errors import UserError
+from masters_edge.runtime.backends._frames import one_by_one
 
 AVAILABLE_FOR = ("onnx", "onnx_portable")
 PACKAGE = "onnxruntime"
@@ -53,8 +54,8 @@ class OnnxRuntime:
         self._cache = _Shared(decoder) if shared else _Copied(decoder)
 
     def vision(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        features = self._vision.run(["image_features"], inputs)[0]
-        return features.reshape(-1, features.shape[-1])
+        seen = [self._vision.run(["image_features"], frame)[0] for frame in one_by_one(inputs)]
+        return np.concatenate([features.reshape(-1, features.shape[-1]) for features in seen])
 
     def embed(self, input_ids: np.ndarray) -> np.ndarray:
         return self._embed.run(["inputs_embeds"], {"input_ids": input_ids})[0]

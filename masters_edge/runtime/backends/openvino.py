@@ -8,6 +8,7 @@ import numpy as np
 from masters_edge.errors import UserError
 from masters_edge.quiet import import_openvino
 from masters_edge.runtime.backends import _openvino_graphs as changes
+from masters_edge.runtime.backends._frames import one_by_one
 from masters_edge.runtime.backends._openvino_decoders import Paged, Stateful
 from masters_edge.runtime.backends._openvino_qwen import QwenVision
 
@@ -72,8 +73,8 @@ class _Plain:
         self._graph = graph
 
     def __call__(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        features = self._graph(inputs)[0]
-        return features.reshape(-1, features.shape[-1])
+        seen = [self._graph(frame)[0] for frame in one_by_one(inputs)]
+        return np.concatenate([features.reshape(-1, features.shape[-1]) for features in seen])
 
 
 def _decoder(core: Any, path: Path, config: dict[str, Any]) -> Paged | Stateful:
