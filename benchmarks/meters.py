@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,11 +38,12 @@ class Meter(Protocol):
         """Watts while nothing is asked."""
 
 
-class _Idle:
+class _Idle(ABC):
     seconds: float
 
+    @abstractmethod
     def measure(self, work: Callable[[], None]) -> tuple[float | None, float]:
-        raise NotImplementedError
+        """As `Meter.measure`."""
 
     def idle(self) -> float | None:
         joules, seconds = self.measure(lambda: time.sleep(self.seconds / 2))

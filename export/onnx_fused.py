@@ -23,7 +23,7 @@ from torch.onnx.ops import symbolic, symbolic_multi_out
 from masters_edge.export.graphs import Part
 
 KEEP = "num_logits_to_keep"  # as transformers.js calls it: logits of so many last tokens, 0 for all
-_LAST = "LastTokens"  # stands in the graph until `keep_last`
+_LAST = "LastTokens"  # stands in the graph until `finish`
 _NORM = "SimplifiedLayerNormalization"
 _NOT_SEEN = -(1 << 30)  # added to the scores of padding
 _OWN, _MICROSOFT = "masters_edge", "com.microsoft"

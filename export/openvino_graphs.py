@@ -14,6 +14,7 @@ from masters_edge.export.graphs import Part
 from masters_edge.export.quantize.record import QuantizedTensor
 from masters_edge.export.quantize.weights import Weights
 from masters_edge.quiet import import_openvino
+from masters_edge.runtime.backends._openvino_graphs import sum_in_float32
 
 openvino = import_openvino()
 ops = import_openvino("openvino.opset15")
@@ -48,7 +49,7 @@ def convert(part: Part) -> tuple[Any, dict[str, str]]:
             end.get_node().set_friendly_name(name)
     shapes = {name: [d if isinstance(d, int) else -1 for d in part.dimensions[name]] for name in part.inputs}
     model.reshape({name: openvino.PartialShape(shape) for name, shape in shapes.items()})
-    _sum_in_float32(model)
+    sum_in_float32(model)
     return model, names
 
 
@@ -162,23 +163,6 @@ def _unpack(packed: np.ndarray) -> np.ndarray:
     """The reverse of `_pack`: int8 [values]."""
     nibbles = np.stack([packed.view(np.uint8) & 15, packed.view(np.uint8) >> 4], axis=-1).reshape(-1)
     return ((nibbles ^ 8).astype(np.int16) - 8).astype(np.int8)
-
-
-def _sum_in_float32(model: Any) -> None:
-    """Take sums of integers (counts, far below 2 ** 24) as float32.
-
-    OpenVINO 2026.4 fuses an int32 sum with the product after it on the CPU, and gets some elements wrong.
-    """
-    for node in model.get_ops():
-        if node.get_type_name() == "ReduceSum" and node.get_output_element_type(0).is_integral():
-            readers = list(node.output(0).get_target_inputs())
-            kind = node.get_output_element_type(0).to_string()
-            node.input(0).replace_source_output(ops.convert(node.input_value(0), "f32").output(0))
-            node.validate_and_infer_types()
-            whole = ops.convert(node, kind).output(0)
-            for reader in readers:
-                reader.replace_source_output(whole)
-    model.validate_nodes_and_infer_types()
 
 
 def _route_dimensions(model: Any) -> None:

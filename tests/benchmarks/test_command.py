@@ -70,3 +70,11 @@ def test_mistakes_are_one_sentence(home: Path, words: list[str], said: str) -> N
     done = bench(home, "whole", *words)
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
     assert not (home / "runs" / "bench" / "results.json").exists()
+
+
+def test_a_device_that_cannot_be_reached_leaves_the_others(home: Path) -> None:
+    done = bench(home, "whole", "--suite", "own.jsonl", "--threads", "1", "--backend", "onnxruntime", "--no-cases",
+                 "--device", "ssh://127.0.0.1:1", "--device", "local")  # fmt: skip
+    assert done.returncode == 2 and "127.0.0.1" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    (found,) = results.read(home / "runs/bench/results.json").measurements
+    assert found.device.kind == "local" and (home / "runs/report/report.html").exists()

@@ -49,8 +49,8 @@ def make_stateful(model: Any) -> None:
 def sum_in_float32(model: Any) -> None:
     """Take sums of integers (counts, far below 2 ** 24) as float32.
 
-    OpenVINO 2026.4 fuses an int32 sum with the product after it on the CPU, and gets some elements wrong. OpenVINO's
-    own files have this behind them (`export/openvino_graphs.py`).
+    OpenVINO 2026.4 fuses an int32 sum with the product after it on the CPU, and gets some elements wrong. For
+    OpenVINO's own files `export/` does this when it writes them.
     """
     ops = import_openvino("openvino.opset15")
     for node in model.get_ops():
