@@ -59,6 +59,8 @@ def findings() -> Iterator[tuple[str, str]]:
         found = importlib.util.find_spec(module) is not None
         yield (f"runtime {name}", importlib.metadata.version(name) if found else f"pip install {name}")
     yield ("device local", "this machine")
+    ssh = "boards, as ssh://user@board" if shutil.which("ssh") else "install OpenSSH's client `ssh`, to measure boards"
+    yield ("device ssh", ssh)
 
 
 def _gpu() -> str:
