@@ -76,7 +76,8 @@ def bench(
     suite = suite.take(questions) if suite is not None else None
     known = results.read(out) if out.exists() else Results()
     failures: dict[str, str] = {}
-    with devices.connect(device, _packages(kept, backend, failures), on_progress) as place:
+    needed = _packages(kept, backend, failures) + (_scoring_packages(suite) if suite is not None else [])
+    with devices.connect(device, needed, on_progress) as place:
         options = Options(
             threads=threads or place.usable_threads,
             latency_questions=latency_questions,
@@ -191,6 +192,11 @@ def _measurable(subjects: Sequence[Subject], device: str, on_note: OnNote | None
     if left_out and on_note is not None:
         on_note(f"{left_out}: PyTorch is not measured on {device}, left out")
     return kept
+
+
+def _scoring_packages(suite: Suite) -> list[str]:
+    """What the suite's metrics need where answers are scored, beyond masters-edge itself (pip names)."""
+    return ["pint"] if "quantity" in {question.metric or suite.metric for question in suite.questions} else []
 
 
 def _packages(subjects: Sequence[Subject], backend: str, failures: dict[str, str]) -> list[str]:

@@ -1,23 +1,38 @@
 """Rules that score one answer against its label, from 0 to 1; the rewards (METHOD 5, R_acc by rule) use the same ones.
 
-In: the metric's name, the response, the label. Out: a float in [0, 1]. A new rule is one decorated function.
+In: the metric's name, the response, the label or every accepted one. Out: a float in [0, 1]. A new rule is one decorated
+function; `metric` registers one that looks at a label at a time, `metric_of_all` one that needs all of them at once.
 """
 
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from masters_edge.errors import UserError
 
 Rule = Callable[[str, str], float]
-_RULES: dict[str, Rule] = {}
+RuleOfAll = Callable[[str, Sequence[str]], float]
+_RULES: dict[str, RuleOfAll] = {}
+
+JUDGE = "judge"
+"""In the place of a metric's name: no rule, a language model scores (`masters_edge.rewards.accuracy`)."""
 
 
 def metric(name: str) -> Callable[[Rule], Rule]:
-    """Register a rule `(response, answer) -> float in [0, 1]` under `name`."""
+    """Register a rule `(response, answer) -> float in [0, 1]` under `name`; of several accepted answers the best counts."""
 
     def add(rule: Rule) -> Rule:
+        _RULES[name] = lambda response, answers: max(rule(response, answer) for answer in answers)
+        return rule
+
+    return add
+
+
+def metric_of_all(name: str) -> Callable[[RuleOfAll], RuleOfAll]:
+    """Register a rule `(response, answers) -> float in [0, 1]` under `name`, which counts the answers' votes."""
+
+    def add(rule: RuleOfAll) -> RuleOfAll:
         _RULES[name] = rule
         return rule
 
@@ -28,8 +43,8 @@ def names() -> list[str]:
     return sorted(_RULES)
 
 
-def get(name: str) -> Rule:
-    """The rule of that name, or a UserError with the nearest one."""
+def get(name: str) -> RuleOfAll:
+    """The rule of that name, `(response, accepted answers) -> float`, or a UserError with the nearest one."""
     if name in _RULES:
         return _RULES[name]
     near = difflib.get_close_matches(name, _RULES, n=1)
@@ -39,13 +54,16 @@ def get(name: str) -> Rule:
 
 def score(metric: str, response: str, answer: str) -> float:
     """How well `response` matches `answer` by the rule `metric`, in [0, 1]."""
-    return get(metric)(response, answer)
+    return best_score(metric, response, [answer])
 
 
 def best_score(metric: str, response: str, answers: Iterable[str]) -> float:
-    """The largest score over the accepted answers, as DocVQA and ChartQA count where they accept several."""
-    rule = get(metric)
-    return max(rule(response, answer) for answer in answers)
+    """How well `response` matches the accepted answers, at least one, in [0, 1].
+
+    The largest score over them, as DocVQA and ChartQA count where they accept several; rules of all answers
+    (`vqa_accuracy`) take them as votes.
+    """
+    return get(metric)(response, list(answers))
 
 
 def _plain(text: str) -> str:
@@ -114,6 +132,8 @@ def anls(response: str, answer: str) -> float:
     longest = max(len(said), len(label))
     if longest == 0:
         return 1.0
+    if abs(len(said) - len(label)) > longest / 2:  # the distance is at least that
+        return 0.0
     similarity = 1 - _edit_distance(said, label) / longest
     return similarity if similarity >= 0.5 else 0.0
 
@@ -149,6 +169,59 @@ def multiple_choice(response: str, answer: str) -> float:
     if label is None:
         return exact_match(response, answer)
     return float(choice(response) == label[1].upper())
+
+
+_VQA_WORDS = {
+    word: str(number) for number, word in enumerate("zero one two three four five six seven eight nine ten".split())
+}
+_VQA_WORDS |= {"none": "0"} | dict.fromkeys(("a", "an", "the"), "")
+_VQA_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+
+
+def _vqa_plain(text: str) -> str:
+    """An answer as the VQA evaluation compares it: lower case, no punctuation, no articles, digits for number words."""
+    text = " ".join(text.split())
+    digits = re.search(r"\d,\d", text)
+    plain = text
+    for mark in _VQA_PUNCTUATION:
+        beside_space = f"{mark} " in text or f" {mark}" in text
+        plain = plain.replace(mark, "" if digits or beside_space else " ")
+    plain = re.sub(r"\.(?!\d)", "", plain).lower().replace("\u2019", "'")
+    plain = re.sub(r"(?<=\w)'(?=\w)", "", plain)
+    return " ".join(word for word in (_VQA_WORDS.get(word, word) for word in plain.split()) if word)
+
+
+@metric_of_all("vqa_accuracy")
+def vqa_accuracy(response: str, answers: Sequence[str]) -> float:
+    """`min(people who said it / 3, 1)`, averaged over the answers with each person's left out in turn.
+
+    Source: VQA (Antol et al. 2015, section 5) and its evaluation code (GT-Vision-Lab/VQA, vqaEval.py), also used by
+    VQAv2, OK-VQA, TextVQA and VizWiz with ten answers a question. Ours: answers are made plain even where all ten are
+    alike (the evaluation code then takes them as they stand, so that "Yes" would miss ten times "yes"); apostrophes
+    inside words don't count, instead of its table of contractions; and of fewer than four answers all the others that
+    are left need to agree, so that a single label, such as a teacher's, scores 1 where it is met.
+    """
+    said = _vqa_plain(response)
+    same = sum(_vqa_plain(answer) == said for answer in answers)
+    enough = max(1, min(3, len(answers) - 1))
+    if len(answers) == 1:
+        return float(same)
+    others = same * min(1.0, (same - 1) / enough) + (len(answers) - same) * min(1.0, same / enough)
+    return others / len(answers)
+
+
+@metric("quantity")
+def quantity(response: str, answer: str) -> float:
+    """1 where two numbers with units are the same quantity ("5 km", "5,000 m"), or where a text equals the label.
+
+    Ours; `benchmarks/quantities.py` says what counts as the same. Needs the package pint.
+    """
+    from masters_edge.benchmarks import quantities
+
+    said, label = quantities.parse(response), quantities.parse(answer)
+    if said is None or label is None:
+        return exact_match(response, answer)
+    return float(quantities.same(said, label))
 
 
 def wilson_interval(right: float, asked: int, z: float = 1.959963984540054) -> tuple[float, float]:

@@ -249,7 +249,7 @@ class _Main:
     def _row(self, question: Question, text: str) -> dict[str, Any]:
         from masters_edge.benchmarks import metrics
 
-        metric = self.job["metric"]
+        metric = None if self.job["metric"] is None else question.metric or self.job["metric"]
         score = metrics.best_score(metric, text, question.answers) if metric is not None else 0.0
         return {"id": question.id, "text": text, "score": score}
 
@@ -271,7 +271,8 @@ class _Ticker:
 
 def _questions(folder: Path) -> Iterator[Question]:
     for row in jobs.read_rows(folder / jobs.QUESTIONS):
-        yield Question(row["id"], row["text"], folder / row["image"], row["image_id"], answers=tuple(row["answers"]))
+        image, answers = folder / row["image"], tuple(row["answers"])
+        yield Question(row["id"], row["text"], image, row["image_id"], answers=answers, metric=row.get("metric"))
 
 
 def _chunks(questions: list[Question], size: int) -> Iterator[list[Question]]:

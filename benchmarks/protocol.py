@@ -200,7 +200,7 @@ def assemble(
         backend=asked["backend"],
         backend_reason=choice["reason"] if choice else None,
         candidates=asked["candidates"],
-        suite=SuiteInfo(name=suite.name, metric=suite.metric, sha256=suite.sha256) if suite is not None else None,
+        suite=SuiteInfo(name=suite.name, metric=suite.scored_by, sha256=suite.sha256) if suite is not None else None,
         accuracy=accuracy([row["score"] for row in answers]) if suite is not None else None,
         batched=any(row.get("batched") for row in answers),
         latency=Latency(**_stages(latency["stages"]), cold_start_ms=summarize(cold)),
@@ -273,7 +273,7 @@ def _write_questions(folder: Path, suite: Suite, latency_count: int) -> None:
                 "image": _image_file(folder, question, written),
                 "image_id": question.image_id,
                 "answers": question.accepted,
-            }
+            } | ({} if question.metric is None else {"metric": question.metric})
             file.write(json.dumps(row) + "\n")
 
 

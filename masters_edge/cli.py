@@ -42,15 +42,22 @@ def distill(recipe: RecipeFile, overrides: Overrides = None, dry_run: DryRun = F
 
 
 @app.command()
-def generate(recipe: RecipeFile, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+def generate(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    join: Annotated[
+        bool, typer.Option("--join", help="Help another generate or distill, already running, to fill its run folder.")
+    ] = False,
+) -> None:
     """Make and score the offline responses of the first phase alone; `distill` then trains on them.
 
     Example: masters-edge generate recipes/demo.yaml
     """
-    _train(recipe, overrides or [], dry_run, only_generate=True)
+    _train(recipe, overrides or [], dry_run, only_generate=True, join=join)
 
 
-def _train(recipe: Path, overrides: list[str], dry_run: bool, only_generate: bool) -> None:
+def _train(recipe: Path, overrides: list[str], dry_run: bool, only_generate: bool, join: bool = False) -> None:
     if dry_run:
         from masters_edge import recipe as recipes
         from masters_edge.display import say
@@ -62,7 +69,7 @@ def _train(recipe: Path, overrides: list[str], dry_run: bool, only_generate: boo
     _quiet()
     from masters_edge import distill as stage
 
-    stage.distill(recipe, overrides, only_generate=only_generate)
+    stage.distill(recipe, overrides, only_generate=only_generate, join=join)
     from masters_edge import processes
 
     processes.leave()
@@ -385,6 +392,60 @@ def preview(
     from masters_edge.preview import command
 
     command.preview(model_or_config, targets=target, schemes=quant, device=device, out=out, threads=threads, yes=yes)
+
+
+@app.command()
+def ablate(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Train every arm with so many seeds.")] = 5,
+    jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time, one thread each if more than one.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Folder for all of it; default: runs/ablate-<recipe>.")] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Arms to run: components, masks, responses, split, rewards, policies, chain, conditions; repeat for "
+            "several. Default: all."
+        ),
+    ] = None,
+    chain: Annotated[
+        list[str] | None,
+        typer.Option(help="Checkpoint of a smaller teacher, to stand before the recipe's own; repeat, small to large."),
+    ] = None,
+    damage: Annotated[
+        float | None, typer.Option(help="Also try a teacher with this share of its weights zeroed for good.")
+    ] = None,
+    strong: Annotated[
+        str | None,
+        typer.Option(help="Student that knows the task already. Default: what the arm + multi-response leaves."),
+    ] = None,
+    questions: Annotated[int | None, typer.Option(min=1, help="Test questions asked; default: all.")] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Say what each part of the method is worth: arms of a recipe with equal steps, over seeds, with intervals.
+
+    The same command goes on after an interruption. Exit status 2: some arms failed.
+
+    Example: masters-edge ablate recipes/demo.yaml --seeds 5 --jobs 2 --group components
+    """
+    _quiet()
+    from masters_edge.ablate import command
+
+    asked = command.Asked(
+        recipe=recipe,
+        overrides=tuple(overrides or ()),
+        seeds=seeds,
+        jobs=jobs,
+        out=out or Path("runs") / f"ablate-{recipe.stem}",
+        groups=tuple(group or ()),
+        chain=tuple(chain or ()),
+        damage=damage,
+        strong=strong,
+        questions=questions,
+    )
+    if failed := command.ablate(asked, dry_run=dry_run):
+        name, sentence = next(iter(failed.items()))
+        raise UserError(f"{len(failed)} of the trainings failed, the first of them {name}: {sentence}")
 
 
 @app.command()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from masters_edge import data, processes, runs, schedule
+from masters_edge import data, joining, processes, runs, schedule
 from masters_edge.data.records import Question
 from masters_edge.display import TrainingScreen, progress, say
 from masters_edge.errors import UserError
@@ -42,6 +42,7 @@ def read_questions(recipe: Recipe, recipe_path: Path) -> Questions:
         image_column=source.image_column,
         question_column=source.question_column,
         answer_column=source.answer_column,
+        **({"metric_column": source.metric_column} if source.metric_column else {}),  # XXX
         image_root=Path(source.image_root) if source.image_root else None,
     )
     held_out: list[Question] = []
@@ -56,9 +57,16 @@ def read_questions(recipe: Recipe, recipe_path: Path) -> Questions:
     return Questions(questions, held_out, unlabelled)
 
 
-def distill(recipe_path: Path, overrides: Sequence[str] = (), *, only_generate: bool = False) -> Run:
-    """Run the recipe; returns its run folder, finished unless `only_generate`."""
+def distill(
+    recipe_path: Path, overrides: Sequence[str] = (), *, only_generate: bool = False, join: bool = False
+) -> Run:
+    """Run the recipe; returns its run folder, finished unless `only_generate`.
+
+    `join`: help another command to fill that folder with responses, with `only_generate`.
+    """
     recipe = load(recipe_path, overrides)
+    if join:
+        joining.require_run(runs.folder_of(recipe, recipe_path))
     student = checkpoint(recipe.student, recipe_path)
     teachers = [checkpoint(name, recipe_path) for name in recipe.teachers]
     from masters_edge import families
@@ -86,7 +94,8 @@ def distill(recipe_path: Path, overrides: Sequence[str] = (), *, only_generate: 
         if here.is_main_process:  # the others wait, then read what it wrote
             if not resumed:
                 _check_data(questions, [student, *(teachers if needs_teacher else [])])
-            held.enter_context(runs.lock(known))
+            if not join:
+                held.enter_context(runs.lock(known))
             runs.open_run(recipe, recipe_path, fingerprints, _threads(recipe, here.num_processes))
         here.wait_for_everyone()
         run = Run(known)
@@ -94,10 +103,10 @@ def distill(recipe_path: Path, overrides: Sequence[str] = (), *, only_generate: 
             say(f"{run.folder} is finished: nothing to do (remove it, or set run_dir, to train again)")
             return run
         if resumed:
-            say(f"going on with {run.folder}")
+            say(f"{'helping' if join else 'going on'} with {run.folder}")
         if here.num_processes > 1:
             say(f"{here.num_processes} processes, {here.device.type}")
-        _Pass(run, recipe, student, teachers, questions).run_phases(only_generate)
+        _Pass(run, recipe, student, teachers, questions, fingerprints).run_phases(only_generate, join)
     return run
 
 
@@ -135,6 +144,7 @@ class _Pass:
         student: str,
         teachers: list[str],
         questions: Questions,
+        fingerprints: dict[str, Any],
     ) -> None:
         import torch
 
@@ -144,17 +154,19 @@ class _Pass:
 
         torch.set_num_threads(run.info()["threads"])
         self.run, self.recipe, self.student, self.questions = run, recipe, student, questions
-        self.device = processes.state().device
+        self.fingerprints, self.device = fingerprints, processes.state().device
         self.prompter = Prompter.load(student)
         self.family = self.prompter.family
         self.teachers = TeacherChain(teachers, recipe.mask, self.device, run.folder)
         self.log = MetricsLog(run.metrics)
 
-    def run_phases(self, only_generate: bool) -> None:
+    def run_phases(self, only_generate: bool, join: bool = False) -> None:
         started, source = time.monotonic(), self.student
         phases = self.recipe.train.phases
         if any(phase.objective != "labels" for phase in phases):
-            self._prepare_masks()
+            turn = joining.masks_turn(self.run.folder, self.recipe.mask, len(self.teachers))
+            with turn if join else contextlib.nullcontext():
+                self._prepare_masks()
         for number, phase in enumerate(phases):
             folder = self.run.folder / f"phase-{number}-{phase.objective}"
             out = self.run.student if number == len(phases) - 1 else folder / "student"
@@ -199,11 +211,11 @@ class _Pass:
 
         student = load_model(source).float().to(self.device)
         say(f"phase {number + 1} of {len(self.recipe.train.phases)}: {phase.objective}, {phase.steps} steps")
-        visits = self._visits(number, phase, student, folder)
+        visits = self._visits(number, phase, student, source, folder)
         if not only_generate:
             self._train(number, phase, student, visits, source, folder, out)
 
-    def _visits(self, number: int, phase: Phase, student: Any, folder: Path) -> list[Any]:
+    def _visits(self, number: int, phase: Phase, student: Any, source: str, folder: Path) -> list[Any]:
         """Every visit of the phase in order, responses made where they are missing."""
         from masters_edge.training import Visit
 
@@ -212,7 +224,7 @@ class _Pass:
         order = schedule.visits(len(pool), phase.steps, per_step, seed=self.recipe.seed * 1000 + number)
         if phase.objective == "labels":
             return [Visit(pool[i]) for i in order.flat]
-        generator = self._generator(student, folder)
+        generator = self._generator(student, source, folder)
         labels = self._teacher_labels(phase, generator, [pool[i] for i in dict.fromkeys(order.flat)])
         found: list[Any] = []
         for stage in schedule.stages(self.recipe, phase, self.teachers.masks):
@@ -227,15 +239,21 @@ class _Pass:
         teacher = f"{self.teachers.name(stage.teacher)} " if len(self.teachers) > 1 else ""
         return f"{teacher}mask {stage.ratio:.2f}"
 
-    def _generator(self, student: Any, folder: Path) -> Any:
+    def _generator(self, student: Any, source: str, folder: Path) -> Any:
+        from masters_edge import families
         from masters_edge.responses.generate import Generator
+        from masters_edge.responses.provenance import Prints
 
-        return Generator(self.recipe, folder, student, self.family, self.prompter, self.teachers)
+        known = self.fingerprints
+        own = known["student"] if source == self.student else families.fingerprint(source)
+        prints = Prints(own, known["teachers"], known["data"])
+        return Generator(self.recipe, folder, student, source, self.family, self.prompter, self.teachers, prints)
 
     def _teacher_labels(self, phase: Phase, generator: Any, visited: list[Question]) -> dict[str, str]:
         reward = self.recipe.reward
         unlabelled = [q for q in visited if q.answer is None]
-        wanted = phase.objective in ("joint", "reward") and reward.accuracy and reward.unlabelled == "teacher"
+        own = phase.objective in ("joint", "reward") and reward.accuracy
+        wanted = (own or self.recipe.responses.shared) and reward.unlabelled == "teacher"
         if not wanted or not unlabelled:
             return {}
         with progress(f"labels by {self.teachers.name(len(self.teachers) - 1)}, unmasked", len(unlabelled)) as bar:
@@ -291,7 +309,7 @@ class _Pass:
                 model=student,
                 args=training.arguments(recipe, phase, checkpoints),
                 train_dataset=training.Visits(visits, self._label_row),
-                data_collator=training.Collator(self.prompter, teachers),
+                data_collator=training.Collator(self.prompter, teachers, recipe.reward),
                 rounding=rounding,
                 callbacks=[reporter, training.MarkComplete(), *([rounding] if rounding else [])],
             )

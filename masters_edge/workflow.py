@@ -391,6 +391,7 @@ def _suite(
         image_column=test.image_column,
         question_column=test.question_column,
         answer_column=test.answer_column,
+        metric_column=test.metric_column if metric is None else None,
         image_root=Path(test.image_root) if test.image_root else None,
     )
     return suites.from_questions(questions, metric or recipe.bench.metric, name=test.source)

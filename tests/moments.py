@@ -9,6 +9,7 @@ import os
 
 from transformers import Trainer
 
+from masters_edge.responses import scoring
 from masters_edge.responses.generate import Generator
 from masters_edge.training import PhaseTrainer
 
@@ -25,7 +26,7 @@ def _moment(letter: str):
     os.pwrite(_file, before, 0)
 
 
-def _say(owner: type, name: str, letter: str) -> None:
+def _say(owner: object, name: str, letter: str) -> None:
     method = getattr(owner, name)
 
     @functools.wraps(method)
@@ -37,8 +38,9 @@ def _say(owner: type, name: str, letter: str) -> None:
 
 
 _say(Generator, "labels", "g")
-_say(Generator, "_make", "g")
-_say(Generator, "score", "s")
+_say(Generator, "_sample", "g")
+_say(Generator, "_accuracy", "s")
+_say(scoring, "_hidden", "s")
 _say(Trainer, "training_step", "t")
 _say(Trainer, "_save_checkpoint", "w")
 _say(PhaseTrainer, "save_student", "w")

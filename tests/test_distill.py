@@ -13,8 +13,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from masters_edge import rewards
 from masters_edge.distill import distill
 from masters_edge.errors import UserError
 from masters_edge.responses import store
@@ -48,11 +50,7 @@ def metrics(run: Path) -> list[dict]:
 def progress(run: Path) -> int:
     """How far a run is: shards made and lines of metrics written."""
     log = run / "metrics.jsonl"
-    return (
-        len(list(run.rglob("part-*.parquet")))
-        + len(list(run.rglob("stage-*.parquet")))
-        + (log.read_text().count("\n") if log.exists() else 0)
-    )
+    return len(list(run.rglob("part-*.parquet"))) + (log.read_text().count("\n") if log.exists() else 0)
 
 
 def kill_while(process: subprocess.Popen, home: Path, wanted: str, occurrence: int, delay: float) -> str:
@@ -146,7 +144,7 @@ def test_a_run_writes_all_it_promises(tiny_recipe: Path, monkeypatch, capsys) ->
 
     assert load_model(str(run.student)).config.model_type == "smolvlm" and load_processor(str(run.student)).tokenizer
 
-    rows = [row for path in (run.folder / "phase-0-joint/responses").iterdir() for row in store.read(path)]
+    rows = [row for path in (run.folder / "phase-0-joint/responses").rglob("*.parquet") for row in store.read(path)]
     by_group: dict = {}
     for row in rows:
         by_group.setdefault((row["stage"], row["question_id"]), []).append(row)
@@ -155,9 +153,11 @@ def test_a_run_writes_all_it_promises(tiny_recipe: Path, monkeypatch, capsys) ->
     for group in by_group.values():
         assert sum(row["count"] for row in group) == 8
         assert len({tuple(row["token_ids"]) for row in group}) == len(group)
-        assert max(row["r_distill"] for row in group) == 1.0
+        assert {row["scorer"] for row in group} == {"rule:exact_match"}
+        scores = rewards.score(group, run.recipe().reward)
+        assert scores.r_distill.max() == 1.0
+        np.testing.assert_allclose(scores.reward, [row["r_acc"] for row in group] + scores.r_distill)
         for row in group:
-            assert row["reward"] == pytest.approx(row["r_acc"] + row["r_distill"])
             assert len(row["log_probs"]) == len(row["token_ids"]) <= 4
 
     capsys.readouterr()
@@ -200,7 +200,7 @@ def test_one_phase_after_the_other_and_a_chain_of_teachers(tiny_recipe: Path, mo
 def test_generate_alone_is_what_distill_goes_on_with(tiny_recipe: Path, monkeypatch) -> None:
     monkeypatch.chdir(tiny_recipe.parent)
     run = distill(tiny_recipe, only_generate=True)
-    shards = {p: p.stat().st_mtime_ns for p in (run.folder / "phase-0-joint/responses").iterdir()}
+    shards = {p: p.stat().st_mtime_ns for p in (run.folder / "phase-0-joint/responses").rglob("*.parquet")}
     assert shards and not run.finished
     distill(tiny_recipe)
     assert shards == {p: p.stat().st_mtime_ns for p in shards}

@@ -7,6 +7,7 @@ questions at hand.
 import difflib
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,11 +25,20 @@ _BUILT_IN = {"easy-vqa": "easy_vqa"}
 
 @dataclass(frozen=True)
 class Suite:
-    """Questions, all labelled, and the metric (`masters_edge.benchmarks.metrics`) that scores answers to them."""
+    """Questions, all labelled, and the metric (`masters_edge.benchmarks.metrics`) that scores answers to those of them
+    that have none of their own."""
 
     name: str
     metric: str
     questions: tuple[Question, ...]
+
+    @property
+    def scored_by(self) -> str:
+        """The metrics, as a report names them: `exact_match`, or `anls (40), exact_match (60)` where they differ."""
+        used = Counter(question.metric or self.metric for question in self.questions)
+        if set(used) == {self.metric}:
+            return self.metric
+        return ", ".join(f"{name} ({count})" for name, count in sorted(used.items()))
 
     @cached_property
     def sha256(self) -> str:
@@ -70,7 +80,7 @@ def open_suite(
     """A built-in suite by name, or one of any source that `masters_edge.data.read` reads (JSON lines, Parquet, a
     folder, a `datasets` data set), scored by `metric`; without one, by the built-in suite's own or by exact match.
 
-    `columns`: `question_column`, `answer_column`, `image_column` of a user's own data. A relative `source` starts at
+    `columns`: `question_column`, `answer_column`, `image_column`, `metric_column` of a user's own data. A relative `source` starts at
     `base`. Raises UserError for an unknown metric, source, split or column, and for questions without an answer.
     """
     if metric is not None:
@@ -105,6 +115,12 @@ def from_questions(questions: Iterable[Question], metric: str, name: str = "own 
         raise UserError(
             f"suite {name}: {len(unlabelled)} of {len(asked)} questions have no answer (the first is {unlabelled[0]}); "
             "accuracy can be measured on labelled questions alone, so add their answers or leave them out"
+        )
+    judged = next((question.id for question in asked if question.metric == metrics.JUDGE), None)
+    if judged is not None:
+        raise UserError(
+            f"suite {name}: question {judged} asks for a judge, but bench scores by rules alone; give it a metric: "
+            f"{', '.join(metrics.names())}"
         )
     if len({question.id for question in asked}) < len(asked):
         raise UserError(f"suite {name}: two questions share an id; give each its own")

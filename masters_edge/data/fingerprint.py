@@ -9,7 +9,7 @@ from masters_edge.errors import UserError
 
 
 def fingerprint(questions: Iterable[Question]) -> str:
-    """sha256 (hex) over ids, texts, answers, image ids and the images' sizes in bytes, in order.
+    """sha256 (hex) over ids, texts, answers, metrics, image ids and the images' sizes in bytes, in order.
 
     Streams, and looks at a file's size once for each image, never at its pixels: a folder moved elsewhere keeps its
     fingerprint, and a file repainted to exactly the same size goes unseen. Embedded images count with their content,
@@ -32,6 +32,8 @@ def fingerprint(questions: Iterable[Question]) -> str:
         else:
             size = len(image) if isinstance(image, bytes) else image.size
         fields = [question.id, question.text, question.answer, question.image_id, str(size), *question.answers]
+        if question.metric is not None:  # so that data without one keep the fingerprint they had
+            fields.append(f"metric {question.metric}")
         # Every field is preceded by its length, so that no two records run into the same bytes; -1 is "no answer".
         for field in fields:
             data = b"" if field is None else field.encode("utf-8", "surrogatepass")

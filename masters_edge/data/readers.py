@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from masters_edge.benchmarks import metrics
 from masters_edge.data import chat, easy_vqa, sources
 from masters_edge.data.images import ImageFinder
 from masters_edge.data.records import Question
@@ -22,6 +23,7 @@ class Columns:
     image: str
     question: str
     answer: str
+    metric: str | None = None
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -30,7 +32,8 @@ class Columns:
 
     @property
     def all(self) -> list[str]:
-        return [*self.images, "images", self.question, self.answer, "id", *chat.COLUMNS]
+        metric = [] if self.metric is None else [self.metric]
+        return [*self.images, "images", self.question, self.answer, *metric, "id", *chat.COLUMNS]
 
 
 def read(
@@ -41,6 +44,7 @@ def read(
     image_column: str = "image",
     question_column: str = "question",
     answer_column: str = "answer",
+    metric_column: str | None = None,
     image_root: Path | None = None,
 ) -> list[Question]:
     """All questions of a source, in its order.
@@ -48,17 +52,21 @@ def read(
     A relative `source` or `image_root` starts at `base` (the recipe's folder); a relative image path starts at
     `image_root`, or else at the folder of the metadata file (of the saved data set; of the recipe for a hub id).
     An answer that is missing or blank is None; a whole number becomes text; of a list of texts the most frequent is
-    the answer and all are kept in `answers`. Ids come from a column `id`, or else count the rows.
+    the answer and all are kept in `answers`. Ids come from a column `id`, or else count the rows. `metric_column` names
+    the rule that scores answers to each question (or `judge`); where it is empty the question has none of its own.
 
     Holds one light record a question: embedded images are read (and hashed, about a second per gigabyte) once to find
     equal ones, but not kept. Parquet is mapped through datasets' cache on disk. Raises UserError for a missing source,
-    split, column or image file, an invalid row, an image that isn't one, an id used twice, and no rows at all.
+    split, column or image file, an invalid row, an image that isn't one, an id used twice, an unknown metric, and no
+    rows at all.
     """
     if source == "easy-vqa":
         if split is None:
             raise UserError(f"easy-vqa needs a `split`; set it to one of: {', '.join(easy_vqa.SPLITS)}")
+        if metric_column is not None:
+            raise UserError(f"easy-vqa has no column {metric_column!r}; leave `metric_column` out")
         return easy_vqa.read(split)
-    columns = Columns(image_column, question_column, answer_column)
+    columns = Columns(image_column, question_column, answer_column, metric_column)
     found = sources.find(source, split, base, columns.all)
     root = found.root if image_root is None else base / image_root.expanduser()
     reader = _Reader(found.rows, columns, ImageFinder(found.rows, root, found.name), found.name)
@@ -66,6 +74,7 @@ def read(
     if not questions:
         raise UserError(f"{found.rows.name} holds no questions; give a data set with at least one row")
     reader.check_answers()
+    reader.check_metrics()
     return questions
 
 
@@ -83,11 +92,11 @@ class _Reader:
         self._plain = False
 
     def questions(self, row: Row, index: int) -> list[Question]:
+        if self._all_columns is None:
+            self._seen_columns.update(row)
         if row.get(self.columns.question) is None and chat.column(row) is not None:
             return self._chat(row, index)
         self._plain = True
-        if self._all_columns is None:
-            self._seen_columns.update(row)
         place = self.rows.place(index)
         text = row.get(self.columns.question)
         if text is None:
@@ -102,16 +111,17 @@ class _Reader:
             self._missing(row, index, "image", self.columns.image)
         image, image_id = self.images.find(row[image_column], index, (image_column,))
         answer, answers = _answer(row.get(self.columns.answer), place, self.columns.answer)
-        return [Question(self._id(row, index), text, image, image_id, answer, answers)]
+        return [Question(self._id(row, index), text, image, image_id, answer, answers, self._metric(row, place))]
 
     def _chat(self, row: Row, index: int) -> list[Question]:
         """A chat record's questions: the first has the record's id, the following ones #1, #2 behind it."""
         row_id = self._id(row, index)
+        metric = self._metric(row, self.rows.place(index))
         found = []
         for number, exchange in enumerate(chat.exchanges(row, self.rows.place(index), (self.columns.image, "images"))):
             image, image_id = self.images.find(exchange.image, index, exchange.keys)
             question_id = f"{row_id}#{number}" if number else row_id
-            found.append(Question(question_id, exchange.text, image, image_id, exchange.answer))
+            found.append(Question(question_id, exchange.text, image, image_id, exchange.answer, metric=metric))
         return found
 
     def check_answers(self) -> None:
@@ -125,6 +135,30 @@ class _Reader:
             raise UserError(
                 f"{self.rows.name} has no column {wanted!r}{hint}; set `answer_column` to one of: "
                 f"{', '.join(sorted(others)) or 'nothing (there is no other column)'}"
+            )
+
+    def _metric(self, row: Row, place: str) -> str | None:
+        """The name of the rule in the row's metric column, or None where there is none."""
+        column = self.columns.metric
+        name = None if column is None else row.get(column)
+        if name is None or isinstance(name, str) and not name.strip():
+            return None
+        known = [*metrics.names(), metrics.JUDGE]
+        if not isinstance(name, str):
+            raise UserError(f"{place}: {column!r} is {_shown(name)}; expected the name of a metric: {', '.join(known)}")
+        if name.strip() not in known:
+            hint = sources.near(name.strip(), known) or f"; use one of: {', '.join(known)}"
+            raise UserError(f"{place}: {column!r} is {name!r}, which is no metric{hint}")
+        return name.strip()
+
+    def check_metrics(self) -> None:
+        """A misspelt metric column must not pass for one that is empty throughout."""
+        wanted = self.columns.metric
+        if wanted is not None and wanted not in self._seen_columns:
+            others = sorted(self._seen_columns)
+            raise UserError(
+                f"{self.rows.name} has no column {wanted!r}{sources.near(wanted, others)}; set `metric_column` to one "
+                f"of: {', '.join(others) or 'nothing (there is no column)'}"
             )
 
     def _missing(self, row: Row, index: int, what: str, column: str) -> NoReturn:

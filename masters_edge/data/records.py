@@ -42,7 +42,8 @@ class Question:
     `id` is unique within its data set and stable from run to run. `image` is a file, the encoded bytes (PNG, JPEG)
     of one, or a reference into a data set. `image_id` is equal for questions about the same image. `answer` is None
     where no label is known. `answers` holds every accepted answer where the data set gives several (VQAv2, ChartQA,
-    DocVQA: `answer` is then the most frequent of them); otherwise it is empty.
+    DocVQA: `answer` is then the most frequent of them); otherwise it is empty. `metric` names the rule that scores
+    responses to it (`benchmarks.metrics`, or `judge`); None: whatever the recipe or the suite says.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Question:
     image_id: str
     answer: str | None = None
     answers: tuple[str, ...] = ()
+    metric: str | None = None
 
     @property
     def accepted(self) -> tuple[str, ...]:
@@ -58,6 +60,7 @@ class Question:
         return self.answers or (() if self.answer is None else (self.answer,))
 
     def without_answer(self) -> "Question":
+        """The question alone, and by what rule answers to it are scored."""
         return replace(self, answer=None, answers=())
 
 

@@ -37,6 +37,18 @@ class Family:
         """Placeholders in the prompt that the features of one image (`inputs` as its processor gives them) fill."""
         raise NotImplementedError
 
+    def gives_features(self, model: Any) -> bool:
+        """Whether the features of an image can be kept and handed in instead of its pixels."""
+        return False
+
+    def image_features(self, model: Any, images: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        """Features of collated images, a tensor `[tokens, hidden]` each."""
+        raise NotImplementedError
+
+    def inputs_of_features(self, features: list[torch.Tensor]) -> dict[str, Any]:
+        """What the model takes in place of the pixels of one image per row."""
+        raise NotImplementedError
+
     def positions(
         self,
         model: Any,

@@ -24,7 +24,7 @@ def load_model(source: str, *, dtype: Any = None) -> Any:
 
     hush_transformers()
     options = {} if dtype is None else {"dtype": dtype}
-    return _load(AutoModelForImageTextToText, source, **options).eval()
+    return load_pretrained(AutoModelForImageTextToText, source, **options).eval()
 
 
 def load_processor(source: str) -> Any:
@@ -36,7 +36,7 @@ def load_processor(source: str) -> Any:
 
     hush_transformers()
     video_slot.fill()
-    processor = _load(AutoProcessor, source)
+    processor = load_pretrained(AutoProcessor, source)
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
         raise UserError(
             f"the checkpoint {source} has no image processor or no tokenizer, so it is no vision-language model; "
@@ -51,7 +51,7 @@ def load_config(source: str) -> Any:
     from transformers import AutoConfig
 
     hush_transformers()
-    return _load(AutoConfig, source)
+    return load_pretrained(AutoConfig, source)
 
 
 NOT_FETCHED = "the hub can't be reached from this machine, and it was not fetched before"
@@ -71,7 +71,8 @@ def hub_reachable() -> bool:
     return True
 
 
-def _load(auto_class: Any, source: str, **options: Any) -> Any:
+def load_pretrained(auto_class: Any, source: str, **options: Any) -> Any:
+    """`auto_class.from_pretrained(source, **options)`, its failures as a UserError; quick to fail without the hub."""
     if not Path(source).is_dir() and not hub_reachable():
         options["local_files_only"] = True  # what was fetched before is still there
     try:

@@ -1,9 +1,11 @@
 """SmolVLM, SmolVLM2 and Idefics3: SigLIP tiles, pixel shuffle, a Llama-like decoder."""
 
+import inspect
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from masters_edge.families.base import Family, register
 
@@ -31,3 +33,12 @@ class SmolVLM(Family):
         _, tiles, _, height, width = inputs["pixel_values"].shape
         patch = config.vision_config.patch_size
         return tiles * (height // patch) * (width // patch) // config.scale_factor**2
+
+    def gives_features(self, model: Any) -> bool:
+        return "mm_encoder_outputs" in inspect.signature(type(model).forward).parameters
+
+    def image_features(self, model: Any, images: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        return list(model.base_model.get_image_features(**images, return_dict=True).pooler_output)
+
+    def inputs_of_features(self, features: list[torch.Tensor]) -> dict[str, Any]:
+        return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=list(features))}}

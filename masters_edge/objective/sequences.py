@@ -69,15 +69,17 @@ def block_mask(segments: torch.Tensor) -> torch.Tensor:
     return (allowed | torch.eye(length, dtype=torch.bool, device=segments.device))[:, None]
 
 
-def response_hidden(model: Any, family: Family, batch: Batch) -> torch.Tensor:
+def response_hidden(model: Any, family: Family, batch: Batch, images: dict[str, Any] | None = None) -> torch.Tensor:
     """Hidden states `[tokens, hidden]` that predict each response token, the responses in order.
+
+    `images`: the rows' images as the model takes them, where they needn't be collated from the batch.
 
     Raises:
         ValueError: the decoder's attention takes no mask of our own (only `sdpa` and `eager` do).
     """
     batch = send_to_device(batch, model.device)
     input_ids, segments = batch["input_ids"], batch["segments"]
-    images = family.collate_images(batch["images"])
+    images = family.collate_images(batch["images"]) if images is None else images
     in_prompt = (segments == 0).long()
     longest = int(in_prompt.sum(-1).max())
     prompt = family.positions(model, input_ids[:, :longest], in_prompt[:, :longest], images)

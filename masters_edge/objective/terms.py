@@ -22,12 +22,15 @@ class Tokens:
     """The response tokens of a batch, the responses in order, all `[tokens]`.
 
     `weights` float32 sum to 1 over the batch. `advantages` and `initial_log_probs` stay away where no policy term asks.
+    `carries` bool: false for tokens that the policy term skips, KL included: of groups whose rewards are all alike, and
+    of responses that nobody could score; none for all.
     """
 
     ids: torch.Tensor
     weights: torch.Tensor
     advantages: torch.Tensor | None = None
     initial_log_probs: torch.Tensor | None = None
+    carries: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +58,19 @@ class Objective:
         if self.phase.objective == "labels":
             terms["loss"] = loss = -(weights * log_probs).sum()
         if self.phase.objective in ("joint", "distill"):
-            terms["jsd"] = (weights * self._jsd(logits, part)).sum()
+            terms["jsd"] = (weights * self.divergence(logits, part)).sum()
             loss = loss + terms["jsd"]
         if self.phase.objective in ("joint", "reward"):
             to_reference = torch.zeros_like(log_probs)
             if self.reference is not None:
                 to_reference = kl(logits, self.reference(part))
                 terms["kl_reference"] = (weights * to_reference).sum()
-            loss = loss + self.reward.weight * (weights * self._policy(log_probs, to_reference, part)).sum()
+            carried = weights if self.tokens.carries is None else weights * self.tokens.carries[part]
+            loss = loss + self.reward.weight * (carried * self._policy(log_probs, to_reference, part)).sum()
         return loss, {**terms, "loss": loss}
 
-    def _jsd(self, logits: torch.Tensor, part: slice) -> torch.Tensor:
+    def divergence(self, logits: torch.Tensor, part: slice) -> torch.Tensor:
+        """JSD to the teacher `[n]` at the tokens in `part`; `logits` `[n, vocab]` of the student."""
         assert self.teacher is not None
         if isinstance(self.teacher, TopLogProbs):
             return truncated_jsd(self.teacher[part], logits)

@@ -113,7 +113,6 @@ def _group(recipe: Recipe, tokens: int, vocabulary: int, rng: np.random.Generato
             teacher=0,
             ratio=0.2,
             source="student" if number < options.student else "teacher",
-            seed=recipe.seed,
             token_ids=rng.integers(0, vocabulary, tokens).tolist(),
             text="".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz "), tokens * _LETTERS)),
             count=1,
@@ -123,9 +122,7 @@ def _group(recipe: Recipe, tokens: int, vocabulary: int, rng: np.random.Generato
             label_source="label",
             metric=recipe.reward.metric,
             r_acc=float(rng.integers(2)),
-            r_distill=float(rng.random()),
-            reward=float(rng.random()),
-            advantage=float(rng.standard_normal()),
+            scorer=f"rule:{recipe.reward.metric}",
             **stored,
         )
 

@@ -4,7 +4,7 @@ Defaults are the paper's (METHOD.md, arXiv 2512.22238). Every field says what it
 `masters-edge schema` prints the same as JSON Schema. Nothing heavier than pydantic is imported here.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -31,6 +31,9 @@ class Source(Section):
     """Column with the question's text. Sources with a `messages` column need none."""
     answer_column: str = "answer"
     """Column with the label; may be missing or empty."""
+    metric_column: str | None = None
+    """Column with the name of the rule that scores answers to the question (`judge` for the judge); none, or an empty
+    field, for `reward.metric`."""
     image_root: str | None = None
     """Folder that relative image paths start from; default: the folder of the file itself."""
 
@@ -98,6 +101,38 @@ class Mask(Section):
         return AUTO_STAGES if self.r_max == "auto" else len(Masks(self.r_max, self.step).ratios)
 
 
+class Endpoint(Section):
+    """An OpenAI-compatible server that answers questions about images (vLLM, SGLang, `transformers serve`, ...)."""
+
+    url: str
+    """Where it listens, `/v1` included, such as `http://gpu-box:8000/v1`. `{ratio}` and `{teacher}` stand for the stage's
+    mask ratio (`{ratio:.2f}`) and the teacher's place in the chain: a masked teacher is served as a checkpoint of its
+    own, made by `masters-edge mask`."""
+    model: str
+    """Name of the model there; may hold `{ratio}` and `{teacher}` as well."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable with the server's key; unset where the server asks for none."""
+    concurrency: int = Field(default=16, ge=1)
+    """Requests under way at once (count)."""
+    retries: int = Field(default=4, ge=0)
+    """How often a failed request is tried again (count), with growing pauses."""
+    timeout_s: float = Field(default=120.0, gt=0)
+    """Longest wait for one answer (seconds)."""
+    body: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of each request's JSON, as the server knows them."""
+
+
+class Vllm(Section):
+    """Settings of the vLLM engine."""
+
+    tensor_parallel: int = Field(default=1, ge=1)
+    """GPUs that one model is spread over (count)."""
+    gpu_memory: float = Field(default=0.85, gt=0, le=1)
+    """Share of each GPU's memory that vLLM takes."""
+    max_model_len: int | None = Field(default=None, ge=1)
+    """Longest prompt and response together (tokens); none for the model's own."""
+
+
 class Responses(Section):
     """Pre-generated responses per question and stage (METHOD 3)."""
 
@@ -119,17 +154,53 @@ class Responses(Section):
     """Sequences generated at once (count). Changes speed and memory, not the responses."""
     questions_per_shard: int = Field(default=512, ge=1)
     """Questions in one Parquet file (count): what a kill loses at most."""
+    student_engine: Literal["transformers", "vllm"] | Endpoint = "transformers"
+    """What samples the student's responses: transformers, vLLM in this process (GPUs), or a server."""
+    teacher_engine: Literal["transformers", "vllm"] | Endpoint = "transformers"
+    """What samples the masked teacher's responses."""
+    vllm: Vllm = Field(default_factory=Vllm)
+    """How vLLM runs, where an engine is `vllm`."""
+    shared: str | None = None
+    """Folder in which several runs keep their responses: what one made of the same models, questions, sampling and seed,
+    another reads. None: each run's own folder."""
+
+
+class Judge(Section):
+    """A language model that scores responses which no rule can (METHOD 5)."""
+
+    model: str
+    """Checkpoint of a language model (hub id, or a folder as for teachers); with `url`, its name at the server."""
+    url: str | None = None
+    """OpenAI-compatible server, `/v1` included; none: the model runs here, on transformers."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable with the server's key; unset where the server asks for none."""
+    concurrency: int = Field(default=8, ge=1)
+    """Requests under way at once, at a server (count)."""
+    retries: int = Field(default=3, ge=0)
+    """How often a failed request is tried again (count), with growing pauses."""
+    timeout_s: float = Field(default=120.0, gt=0)
+    """Longest wait for one verdict, at a server (seconds)."""
+    batch_size: int = Field(default=16, ge=1)
+    """Responses judged at once, where the model runs here (count)."""
+    max_new_tokens: int = Field(default=256, ge=1)
+    """Longest verdict, explanation included (tokens)."""
 
 
 class Reward(Section):
     """Dual reward and the policy term (METHOD 5, 6, 8)."""
 
     metric: str = "exact_match"
-    """Rule that scores a response against the label (R_acc): a metric's name as `bench` knows it."""
+    """Rule that scores a response against the label (R_acc): a metric's name as `bench` knows it, or `judge`."""
+    judge: Judge | None = None
+    """The judge, for questions whose metric is `judge`."""
     accuracy: bool = True
     """Count R_acc."""
     distillation: bool = True
-    """Count R_distill, min-max normalised over the group."""
+    """Count R_distill."""
+    min_max: bool = True
+    """Normalise R_distill over the group, closest to the teacher 1, furthest 0; else it is minus the divergence."""
+    live: bool = False
+    """Take R_distill from the student as it is at each step, instead of the one that the phase started from."""
     unlabelled: Literal["teacher", "none"] = "teacher"
     """Label where a question has none: the unmasked teacher's own greedy answer, or `none` (R_acc left out there)."""
     policy: Literal["paper", "positive", "truncated_is"] = "paper"

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from transformers import GenerationConfig, LogitsProcessorList
 
 from masters_edge.data.records import Question
 from masters_edge.families.base import Family
+from masters_edge.families.features import ImageFeatures
 from masters_edge.families.prompts import Prompter, left_padded
 from masters_edge.recipe.schema import Responses
 from masters_edge.responses.sampling import SeededSampling, row_seed, warpers
@@ -30,17 +32,41 @@ class Request:
 class Engine:
     """Answers requests with one model.
 
-    Rows are sorted by prompt length and left-padded; the batch size changes speed and memory only.
+    Rows are sorted by prompt length and left-padded; the batch size changes speed and memory only. `features`: those of
+    the same model, as long as its weights stay as they are; default: kept for one call of `answer`.
     """
 
-    def __init__(self, model: Any, family: Family, prompter: Prompter, max_new_tokens: int, batch_size: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        family: Family,
+        prompter: Prompter,
+        max_new_tokens: int,
+        batch_size: int,
+        features: ImageFeatures | None = None,
+    ) -> None:
         self.model, self.family, self.prompter = model, family, prompter
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
+        self.features = features
         ends = model.generation_config.eos_token_id
         if ends is None:
             ends = prompter.tokenizer.eos_token_id
         self.end_ids = set(ends) if isinstance(ends, list) else {ends}
         self.placeholders = family.placeholders(model.config) or None
+
+    @property
+    def name(self) -> str:
+        """For the store's provenance."""
+        return f"transformers {transformers.__version__}"
+
+    def close(self) -> None:
+        """Nothing to let go of: the model is its owner's."""
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def answer(
         self,
@@ -55,8 +81,9 @@ class Engine:
         lengths = [len(self.prompter(request.question)[0]) for request in requests]
         order = sorted(range(len(requests)), key=lambda i: (requests[i].count, not requests[i].seeds, lengths[i]))
         answers: list[list[list[int]]] = [[] for _ in requests]
+        features = self.features or ImageFeatures(self.model, self.family)
         for batch in self._batches(order, requests):
-            for position, responses in zip(batch, self._generate([requests[i] for i in batch], sampling)):
+            for position, responses in zip(batch, self._generate([requests[i] for i in batch], sampling, features)):
                 answers[position] = responses
             if on_progress:
                 on_progress(len(batch))
@@ -79,12 +106,13 @@ class Engine:
                 yield chosen[start : start + size]
 
     @torch.inference_mode()
-    def _generate(self, requests: list[Request], sampling: Responses | None) -> list[list[list[int]]]:
+    def _generate(
+        self, requests: list[Request], sampling: Responses | None, features: ImageFeatures
+    ) -> list[list[list[int]]]:
         built = [self.prompter(request.question) for request in requests]
         pad = self.prompter.tokenizer.pad_token_id
         inputs = left_padded([ids for ids, _ in built], pad)
         inputs |= self.family.text_inputs(self.model.config, inputs["input_ids"])
-        images = self.family.collate_images([image for _, image in built])
         length, count = inputs["input_ids"].shape[1], requests[0].count
         processors = LogitsProcessorList()
         if requests[0].seeds and sampling:
@@ -94,8 +122,10 @@ class Engine:
             processors.append(SeededSampling(seeds, length, self.max_new_tokens))
         was_training = self.model.training
         self.model.eval()
+        images = features.inputs([request.question.image_id for request in requests], [image for _, image in built])
         out = self.model.generate(
-            **{name: value.to(self.model.device) for name, value in {**inputs, **images}.items()},
+            **{name: value.to(self.model.device) for name, value in inputs.items()},
+            **images,
             num_return_sequences=count,  # generate encodes the image once, then repeats it
             generation_config=GenerationConfig(
                 # SeededSampling leaves one token per row, so transformers' own draw has no choice; it needs do_sample

@@ -1,30 +1,30 @@
 """Make a phase's responses before its training: sample, score, store (METHOD 3 and 5).
 
 For each question of each stage, some responses come from the student as it stands before the phase and some from that
-stage's masked teacher. Identical ones are kept once with their count. Each is scored there and then: D under the
-stage's teacher, R_acc by a rule against the label (or the unmasked teacher's own greedy answer), R_distill, advantage.
+stage's masked teacher, through whatever engine the recipe names. Identical ones are kept once with their count. Each is
+scored there and then: D under the stage's teacher, R_acc by a rule or a judge against the label (or the unmasked
+teacher's own greedy answer).
 """
 
-from collections import Counter
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from masters_edge import processes, rewards
-from masters_edge.benchmarks import metrics
+from masters_edge import processes
 from masters_edge.data.records import Question
+from masters_edge.display import say
 from masters_edge.families.base import Family
 from masters_edge.families.prompts import Prompter
-from masters_edge.objective import chunked, sequences
-from masters_edge.objective.divergence import TopLogProbs, jsd, log_softmax
 from masters_edge.recipe import Recipe
-from masters_edge.responses import store
-from masters_edge.responses.engine import Engine, sampled
+from masters_edge.responses import provenance, scoring, shards, store
+from masters_edge.responses.engine import Engine, Request, sampled
+from masters_edge.responses.engines import AnyEngine, Speaker, open_engine
+from masters_edge.responses.scoring import Drawn, Voice
 from masters_edge.responses.store import Response
+from masters_edge.rewards.accuracy import Item, Scorer
 from masters_edge.schedule import Stage
 from masters_edge.teachers import TeacherChain
 
@@ -33,28 +33,37 @@ Progress = Callable[[int], None]
 
 @dataclass
 class Generator:
-    """Makes the responses of one phase into `folder`, from a student that doesn't change."""
+    """Makes the responses of one phase into `folder` (or where runs share them), from a student that doesn't change.
+
+    `source`: the checkpoint that `student` was loaded from.
+    """
 
     recipe: Recipe
     folder: Path
     student: Any
+    source: str
     family: Family
     prompter: Prompter
     teachers: TeacherChain
+    prints: provenance.Prints
 
     def labels(self, questions: Sequence[Question], on_progress: Progress | None = None) -> dict[str, str]:
         """The last teacher's own greedy answers, unmasked, to questions without a label; by question id."""
-        found: dict[str, str] = {}
-        last = len(self.teachers) - 1
-        names = [f"part-{number:05d}.parquet" for number, _ in self._shards(questions)]
+        cut = list(store.shards(questions, self.recipe.responses.questions_per_shard))
+        folder = self._place("labels", lambda: provenance.of_labels(self.recipe, questions, self.prints))
+        paths = self._made(folder, cut, on_progress) or self._answer(folder, cut, on_progress)
+        return {row["question_id"]: row["text"] for path in paths for row in store.read(path)}
 
-        def make(shard: Sequence[Question]) -> list[dict[str, str]]:
-            engine = self._engine(self.teachers.at(last, 0.0), self.teachers.family(last), self.teachers.prompter(last))
-            return [{"question_id": q.id, "text": text} for q, text in zip(shard, engine.greedy(shard))]
+    def _answer(self, folder: Path, cut: Sequence[Any], on_progress: Progress | None) -> list[Path]:
+        with self._teacher(len(self.teachers) - 1, 0.0) as (engine, _):
 
-        for path in self._fill(self.folder / "labels", names, questions, make, on_progress):
-            found.update({row["question_id"]: row["text"] for row in store.read(path)})
-        return found
+            def make(number: int, path: Path) -> None:
+                asked = cut[number][1]
+                answers = engine.answer([Request(question) for question in asked])
+                texts = self.prompter.tokenizer.batch_decode([a[0] for a in answers], skip_special_tokens=True)
+                store.write(path, [{"question_id": q.id, "text": t.strip()} for q, t in zip(asked, texts)])
+
+            return self._fill(folder, cut, make, on_progress)
 
     def responses(
         self,
@@ -64,170 +73,143 @@ class Generator:
         on_progress: Progress | None = None,
     ) -> dict[str, Path]:
         """The shard that holds each question's group of scored responses, by question id."""
-        names = [f"stage-{stage.index:02d}-part-{number:05d}.parquet" for number, _ in self._shards(questions)]
-        paths = self._fill(
-            self.folder / "responses", names, questions, lambda shard: self._make(stage, shard, labels), on_progress
+        cut = list(store.shards(questions, self.recipe.responses.questions_per_shard))
+        folder = self._place(
+            "responses",
+            lambda: provenance.of_stage(self.recipe, stage, questions, self.prints, self.teachers),
+            f"stage-{stage.index:02d}",
         )
-        return {question.id: paths[number] for number, shard in self._shards(questions) for question in shard}
+        paths = self._made(folder, cut, on_progress) or self._speak(stage, folder, cut, labels, on_progress)
+        return {question.id: paths[number] for number, asked in cut for question in asked}
 
-    def _shards(self, questions: Sequence[Question]) -> Iterator[tuple[int, Sequence[Question]]]:
-        return store.shards(questions, self.recipe.responses.questions_per_shard)
-
-    def _fill(
-        self,
-        folder: Path,
-        names: Sequence[str],
-        questions: Sequence[Question],
-        make: Callable[[Sequence[Question]], Sequence[Any]],
-        on_progress: Progress | None,
+    def _speak(
+        self, stage: Stage, folder: Path, cut: Sequence[Any], labels: dict[str, str], on_progress: Progress | None
     ) -> list[Path]:
-        """Make the shards that are missing, each by one process; returns all when every process is done."""
-        here = processes.state()
-        if here.is_main_process:
-            store.prepare(folder)
-        here.wait_for_everyone()
-        paths = [folder / name for name in names]
-        for path, (number, shard) in zip(paths, self._shards(questions), strict=True):
-            if number % here.num_processes == here.process_index and not path.exists():
-                store.write(path, make(shard))
-            if on_progress:
-                on_progress(len(shard))
-        here.wait_for_everyone()
+        with (
+            self._student() as (student_engine, student),
+            self._teacher(stage.teacher, stage.ratio) as (teacher_engine, teacher),
+            Scorer(self.recipe.reward, folder) as scorer,
+        ):
+            engines = {"student": student_engine, "teacher": teacher_engine}
+
+            def make(number: int, path: Path) -> None:
+                asked = cut[number][1]
+                drawn = self._sample(stage, asked, engines)
+                rows = list(self._score(stage, asked, drawn, student, teacher))
+                self._accuracy(rows, asked, labels, scorer)
+                store.write(path, rows, self._origin(stage, student_engine.name, teacher_engine.name))
+
+            paths = self._fill(folder, cut, make, on_progress)
+        if scorer.unscored:
+            say(f"{scorer.unscored} responses have no score: the judge failed on them, they are left out of the reward")
         return paths
 
-    def _engine(self, model: Any, family: Family, prompter: Prompter) -> Engine:
-        options = self.recipe.responses
-        return Engine(model, family, prompter, options.max_new_tokens, options.batch_size)
+    def _made(self, folder: Path, cut: Sequence[Any], on_progress: Progress | None) -> list[Path] | None:
+        """The shards where all are there already: nobody needs to load a model or wait for a server then."""
+        paths = [folder / _name(number) for number, _ in cut]
+        if not all(path.exists() for path in paths):
+            return None
+        if on_progress:
+            on_progress(sum(len(asked) for _, asked in cut))
+        return paths
 
-    def _make(self, stage: Stage, questions: Sequence[Question], labels: dict[str, str]) -> list[Response]:
-        options, seed = self.recipe.responses, self.recipe.seed
-        teacher = self.teachers.at(stage.teacher, stage.ratio)
-        speakers = {
-            "student": (options.student, self._engine(self.student, self.family, self.prompter)),
-            "teacher": (
-                options.teacher,
-                self._engine(teacher, self.teachers.family(stage.teacher), self.teachers.prompter(stage.teacher)),
-            ),
-        }
-        drawn: dict[str, list[tuple[tuple[int, ...], str]]] = {question.id: [] for question in questions}
-        for source, (count, engine) in speakers.items():
+    def _place(self, kind: str, key: Callable[[], dict[str, Any]], part: str = "") -> Path:
+        """The folder of these shards: the run's own, or the one for this key where runs share theirs."""
+        shared = self.recipe.responses.shared
+        if shared is not None:
+            return provenance.shared_folder(Path(shared), kind, key())
+        return self.folder / kind / part
+
+    def _fill(
+        self, folder: Path, cut: Sequence[Any], make: Callable[[int, Path], None], on_progress: Progress | None
+    ) -> list[Path]:
+        """Make the shards that are missing, together with all other processes; returns when all are there."""
+        names = [_name(number) for number, _ in cut]
+        sizes = [len(asked) for _, asked in cut]
+        return shards.fill(folder, names, make, on_progress, sizes, start=processes.state().process_index)
+
+    @cached_property
+    def _own_voice(self) -> Voice:
+        return Voice(self.student, self.family, self.prompter)
+
+    @contextlib.contextmanager
+    def _student(self) -> Iterator[tuple[AnyEngine, Voice]]:
+        speaker = Speaker(self.prompter, self.source)
+        with self._opened(self.recipe.responses.student_engine, self._own_voice, speaker) as engine:
+            yield engine, self._own_voice
+
+    @contextlib.contextmanager
+    def _teacher(self, number: int, ratio: float) -> Iterator[tuple[AnyEngine, Voice]]:
+        mask, teachers = self.recipe.mask, self.teachers
+        voice = Voice(teachers.at(number, ratio), teachers.family(number), teachers.prompter(number))
+        speaker = Speaker(
+            voice.prompter, teachers.sources[number], ratio, number, mask.include, mask.exclude, teachers.norms(number)
+        )
+        with self._opened(self.recipe.responses.teacher_engine, voice, speaker) as engine:
+            yield engine, voice
+
+    def _opened(self, which: Any, voice: Voice, speaker: Speaker) -> contextlib.AbstractContextManager[AnyEngine]:
+        options = self.recipe.responses
+        if which == "transformers":
+            sizes = (options.max_new_tokens, options.batch_size)
+            return contextlib.nullcontext(Engine(voice.model, voice.family, voice.prompter, *sizes, voice.features))
+        return open_engine(which, self.recipe, speaker, self.folder)
+
+    def _sample(self, stage: Stage, questions: Sequence[Question], engines: dict[str, AnyEngine]) -> Drawn:
+        options = self.recipe.responses
+        drawn: Drawn = {question.id: [] for question in questions}
+        for source, count in (("student", options.student), ("teacher", options.teacher)):
             if count == 0:
                 continue
-            requests = [sampled(question, count, seed, source, stage.index) for question in questions]
-            for request, responses in zip(requests, engine.answer(requests, options)):
+            requests = [sampled(question, count, self.recipe.seed, source, stage.index) for question in questions]
+            for request, responses in zip(requests, engines[source].answer(requests, options)):
                 drawn[request.question.id] += [(tuple(ids), source) for ids in responses]
-        rows: list[Response] = []
+        return drawn
+
+    def _score(
+        self, stage: Stage, questions: Sequence[Question], drawn: Drawn, student: Voice, teacher: Voice
+    ) -> Iterator[Response]:
+        options = self.recipe.responses
         per_batch = max(1, options.batch_size // (options.student + options.teacher))
         for start in range(0, len(questions), per_batch):
             some = questions[start : start + per_batch]
-            rows += self.score(stage, teacher, some, drawn, labels)
-        return rows
+            yield from scoring.rows(self.recipe, stage, student, teacher, some, drawn)
 
-    @torch.inference_mode()
-    def score(
-        self,
-        stage: Stage,
-        teacher: Any,
-        questions: Sequence[Question],
-        drawn: dict[str, list[tuple[tuple[int, ...], str]]],
-        labels: dict[str, str],
-    ) -> list[Response]:
-        """Scored rows of a few questions, in one forward pass of teacher and student."""
-        owner, distinct = [], []
-        for place, question in enumerate(questions):
-            for ids in dict.fromkeys(ids for ids, _ in drawn[question.id]):  # in order of appearance
-                owner.append(place)
-                distinct.append(list(ids))
-        hidden: list[torch.Tensor] = []
-        for model, family, prompter in (
-            (self.student, self.family, self.prompter),
-            (teacher, self.teachers.family(stage.teacher), self.teachers.prompter(stage.teacher)),
-        ):
-            prompts, images = zip(*(prompter(question) for question in questions))
-            batch = sequences.pack(prompts, images, distinct, owner, prompter.tokenizer.pad_token_id)
-            hidden.append(sequences.response_hidden(model, family, batch))
-        scored = self._token_scores(hidden, teacher, torch.tensor([token for ids in distinct for token in ids]))
-        divergence = sequences.response_means(scored["jsd"].double(), distinct).numpy()
-        per_response = [
-            {name: values[part].flatten().numpy() for name, values in scored.items()}
-            for part in sequences.response_slices(distinct)
-        ]
-        texts = [t.strip() for t in self.prompter.tokenizer.batch_decode(distinct, skip_special_tokens=True)]
-        rows = []
-        for place, question in enumerate(questions):
-            members = [s for s, o in enumerate(owner) if o == place]
-            counts = Counter(ids for ids, _ in drawn[question.id])
-            sources = {ids: {source for i, source in drawn[question.id] if i == ids} for ids in counts}
-            group = [
-                Response(
-                    question_id=question.id,
-                    stage=stage.index,
-                    teacher=stage.teacher,
-                    ratio=stage.ratio,
-                    source="both" if len(speakers := sources[tuple(distinct[s])]) == 2 else next(iter(speakers)),
-                    seed=self.recipe.seed,
-                    token_ids=distinct[s],
-                    text=texts[s],
-                    count=counts[tuple(distinct[s])],
-                    log_probs=per_response[s]["log_probs"].tolist(),
-                    jsd=float(divergence[s]),
-                    top_ids=per_response[s].get("top_ids"),
-                    top_log_probs=per_response[s].get("top_log_probs"),
-                    rest=per_response[s].get("rest"),
-                    **self._reward_fields(question, texts[s], labels),
-                )
-                for s in members
-            ]
-            rows += self._reward(group)
-        return rows
+    def _accuracy(
+        self, rows: Sequence[Response], questions: Sequence[Question], labels: dict[str, str], scorer: Scorer
+    ) -> None:
+        """Fill in label and R_acc of each row; both stay None where nobody can say.
 
-    def _token_scores(
-        self, hidden: list[torch.Tensor], teacher: Any, token_ids: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        """What is known of each response token, on the CPU: JSD and log-probability `[tokens]`, and, where training
-        asks for no live teacher, the teacher's most likely tokens `[tokens, k]`.
-
-        `hidden`: the student's and the teacher's states, `[tokens, hidden]` each.
+        Shared responses are scored in any case: another run may want it.
         """
-        train, vocabulary = self.recipe.train, len(self.prompter.tokenizer)
-        found: dict[str, list[torch.Tensor]] = {}
-        student_hidden, teacher_hidden = hidden
-        student_head, teacher_head = chunked.Head.of(self.student), chunked.Head.of(teacher)
-        for part in chunked.chunks(len(token_ids), vocabulary):
-            ours = chunked.chunk_logits(student_hidden[part], student_head, vocabulary)
-            theirs = chunked.chunk_logits(teacher_hidden[part], teacher_head, vocabulary)
-            ids = token_ids[part, None].to(ours.device)
-            scores = {"jsd": jsd(theirs, ours), "log_probs": log_softmax(ours).gather(-1, ids).squeeze(-1)}
-            if train.teacher_logits == "cached":
-                top = TopLogProbs.of(theirs, train.teacher_top_k)
-                scores |= {"top_ids": top.ids.int(), "top_log_probs": top.log_probs.half(), "rest": top.rest}
-            for name, values in scores.items():
-                found.setdefault(name, []).append(values.cpu())
-        return {name: torch.cat(parts) for name, parts in found.items()}
+        by_id = {question.id: question for question in questions}
+        asked: list[tuple[Response, Item]] = []
+        for row in rows:
+            question = by_id[row.question_id]
+            row.label, row.label_source = question.answer, "label"
+            if row.label is None:
+                row.label, row.label_source = labels.get(question.id), "teacher"
+            if row.label is None:
+                row.label_source = None
+                continue
+            accepted = question.accepted or (row.label,)
+            if self.recipe.reward.accuracy or self.recipe.responses.shared:
+                asked.append((row, Item(question.id, question.text, row.text, accepted, row.metric)))
+        for (row, _), verdict in zip(asked, scorer.score([item for _, item in asked])):
+            row.r_acc, row.scorer = verdict.score, verdict.by
 
-    def _reward_fields(self, question: Question, text: str, labels: dict[str, str]) -> dict[str, Any]:
-        """The label and R_acc of one response; both None where nobody can say."""
-        label, source = question.answer, "label"
-        if label is None:
-            label, source = labels.get(question.id), "teacher"
-        accepted = question.accepted or (() if label is None else (label,))
-        scored = bool(accepted) and self.recipe.reward.accuracy
-        return {
-            "label": label,
-            "label_source": source if label is not None else None,
-            "metric": self.recipe.reward.metric,
-            "r_acc": metrics.best_score(self.recipe.reward.metric, text, accepted) if scored else None,
-            "r_distill": 0.0,
-            "reward": 0.0,
-            "advantage": 0.0,
-        }
+    def _origin(self, stage: Stage, student_engine: str, teacher_engine: str) -> store.Origin:
+        return store.Origin(
+            student=self.prints.student,
+            teacher_model=self.prints.teachers[stage.teacher],
+            student_template=provenance.template(self.prompter),
+            teacher_template=provenance.template(self.teachers.prompter(stage.teacher)),
+            student_engine=student_engine,
+            teacher_engine=teacher_engine,
+            sampling=provenance.sampling(self.recipe),
+            seed=self.recipe.seed,
+        )
 
-    def _reward(self, group: list[Response]) -> list[Response]:
-        """Fill in R_distill, `R = R_acc + R_distill` and the advantages of one question's responses."""
-        near = rewards.distillation(np.array([row.jsd for row in group]))
-        accuracy = np.array([row.r_acc or 0.0 for row in group])
-        total = accuracy + (near if self.recipe.reward.distillation else 0.0)
-        advantage = rewards.advantages(total, np.array([row.count for row in group]))
-        for row, n, r, a in zip(group, near, total, advantage):
-            row.r_distill, row.reward, row.advantage = float(n), float(r), float(a)
-        return group
+
+def _name(number: int) -> str:
+    return f"part-{number:05d}.parquet"

@@ -1,10 +1,68 @@
 """Dual reward (METHOD 5): accuracy, closeness to the teacher, and the advantages of a group of responses.
 
 A group is the responses to one question. Identical responses are kept once with their count, so every mean and standard
-deviation here is weighted by it. Plain numpy in float64.
+deviation here is weighted by it. What was scored before training (R_acc, the divergence D) is stored with the responses;
+what follows from it by arithmetic is computed here whenever a group is read. Plain numpy in float64.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
+
+from masters_edge.recipe.schema import Reward
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """A group's rewards, `[responses]` each, float64.
+
+    `counted`: false for a response that its judge failed to score; it has no part in the policy term, and its reward
+    and advantage are 0 here.
+    """
+
+    r_acc: np.ndarray
+    r_distill: np.ndarray
+    reward: np.ndarray
+    advantage: np.ndarray
+    counted: np.ndarray
+
+    @property
+    def carries(self) -> np.ndarray:
+        """bool `[responses]`: which ones the policy term reads; none of a group whose rewards are all alike."""
+        return self.counted & bool(self.advantage.any())
+
+
+def score(rows: Sequence[Mapping[str, Any]], options: Reward, divergences: np.ndarray | None = None) -> Scores:
+    """The rewards of one question's responses, rows of the response store with `jsd`, `r_acc`, `scorer` and `count`.
+
+    `R = R_acc + R_distill` of those the recipe counts. Where nobody could score the question (no label), R_acc is left
+    out for the whole group; a response that a judge was asked about and failed on is left out itself.
+
+    Args:
+        rows: the group.
+        options: which rewards count, and how.
+        divergences: D under another student than the one the responses were made for; default: the stored one.
+    """
+    counts = np.array([row["count"] for row in rows], dtype=np.float64)
+    if divergences is None:
+        divergences = np.array([row["jsd"] for row in rows], dtype=np.float64)
+    known = np.array([row["r_acc"] is not None for row in rows])
+    asked = np.array([row["scorer"] is not None for row in rows])
+    counted = known | ~asked if options.accuracy else np.ones(len(rows), dtype=bool)
+    r_acc = np.array([row["r_acc"] or 0.0 for row in rows], dtype=np.float64)
+    r_distill = distillation(divergences) if options.min_max else -divergences
+    reward = np.zeros(len(rows))
+    if options.accuracy:
+        reward += r_acc
+    if options.distillation:
+        reward += r_distill
+    reward[~counted] = 0.0
+    advantage = np.zeros(len(rows))
+    if counted.any():
+        advantage[counted] = advantages(reward[counted], counts[counted])
+    return Scores(r_acc, r_distill, reward, advantage, counted)
 
 
 def distillation(divergences: np.ndarray) -> np.ndarray:

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from masters_edge import rewards
 from masters_edge.data.records import Question
 from masters_edge.families.prompts import Prompter
 from masters_edge.objective import sequences
+from masters_edge.recipe.schema import Reward
 from masters_edge.responses import store
 from masters_edge.schedule import Stage
 from masters_edge.teachers import TeacherChain
@@ -34,7 +36,7 @@ class Visit:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A visit with the question's responses: counts, scores and advantages, or the label alone."""
+    """A visit with the question's responses and what was scored of them, or the label alone."""
 
     question: Question
     rows: list[dict[str, Any]]
@@ -62,10 +64,11 @@ class Collator:
     """Groups of one stage into tensors; teacher and student each get prompts of their own making.
 
     `teachers` is None where no teacher runs beside the student: no teacher at all, or one whose words are stored.
+    `reward` says what becomes of the stored scores.
     """
 
-    def __init__(self, student: Prompter, teachers: TeacherChain | None) -> None:
-        self.student, self.teachers = student, teachers
+    def __init__(self, student: Prompter, teachers: TeacherChain | None, reward: Reward) -> None:
+        self.student, self.teachers, self.reward = student, teachers, reward
 
     def __call__(self, groups: list[Group]) -> dict[str, Any]:
         rows = [row for group in groups for row in group.rows]
@@ -84,7 +87,9 @@ class Collator:
         if stage is None:
             return batch
         batch["stage"] = (stage.index, stage.teacher, stage.ratio)
-        batch["advantages"] = torch.tensor(np.repeat([r["advantage"] for r in rows], lengths), dtype=torch.float32)
+        scores = [rewards.score(group.rows, self.reward) for group in groups]
+        batch |= {"lengths": lengths, "groups": [slim(group.rows) for group in groups]}
+        batch |= policy_inputs(scores, lengths)
         batch["initial_log_probs"] = torch.tensor(np.concatenate([r["log_probs"] for r in rows]), dtype=torch.float32)
         if self.teachers is not None:
             batch["teacher"] = self._pack(self.teachers.prompter(stage.teacher), groups, responses, owner)
@@ -93,12 +98,39 @@ class Collator:
             batch["top_ids"] = of["top_ids"].long().view(sum(lengths), -1)
             batch["top_log_probs"] = of["top_log_probs"].float().view(sum(lengths), -1)
             batch["rest"] = torch.tensor(np.concatenate([r["rest"] for r in rows]))
-        batch["scores"] = {
-            name: sum(share * (row[name] or 0.0) for share, row in zip(shares, rows))
-            for name in ("reward", "r_acc", "r_distill")
-        } | {"no_advantage": sum(not any(r["advantage"] for r in g.rows) for g in groups) / len(groups)}
+        batch["scores"] = reported(scores, shares)
         return batch
 
     def _pack(self, prompter: Prompter, groups: list[Group], responses: list[list[int]], owner: list[int]) -> Any:
         prompts, images = zip(*(prompter(group.question) for group in groups))
         return sequences.pack(prompts, images, responses, owner, prompter.tokenizer.pad_token_id)
+
+
+def policy_inputs(scores: Sequence[rewards.Scores], lengths: Sequence[int]) -> dict[str, torch.Tensor]:
+    """What the policy term reads of the groups' scores: `advantages` float32 and `carries` bool, `[tokens]` each.
+
+    `lengths`: tokens of each response, all groups in order.
+    """
+    advantages = np.concatenate([group.advantage for group in scores])
+    carries = np.concatenate([group.carries for group in scores])
+    return {
+        "advantages": torch.tensor(np.repeat(advantages, lengths), dtype=torch.float32),
+        "carries": torch.tensor(np.repeat(carries, lengths)),
+    }
+
+
+def reported(scores: Sequence[rewards.Scores], shares: Sequence[float]) -> dict[str, float]:
+    """Means over the batch: rewards, and the shares of groups without advantage and of unscored responses.
+
+    `shares`: each response's share of the batch.
+    """
+    values = {name: np.concatenate([getattr(g, name) for g in scores]) for name in ("reward", "r_acc", "r_distill")}
+    found = {name: float(np.dot(shares, value)) for name, value in values.items()}
+    found["no_advantage"] = sum(not g.advantage.any() for g in scores) / len(scores)
+    found["unscored"] = float(np.dot(shares, ~np.concatenate([g.counted for g in scores])))
+    return found
+
+
+def slim(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What `rewards.score` needs of stored rows besides their divergences."""
+    return [{name: row[name] for name in ("count", "r_acc", "scorer")} for row in rows]

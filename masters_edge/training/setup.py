@@ -34,7 +34,14 @@ def needs_reference(recipe: Recipe, phase: Phase) -> bool:
 
 def needs_teacher(recipe: Recipe, phase: Phase) -> bool:
     """Whether a teacher runs beside the student."""
-    return phase.objective in ("joint", "distill") and recipe.train.teacher_logits == "live"
+    asked = phase.objective in ("joint", "distill") or live_rewards(recipe, phase)
+    return asked and recipe.train.teacher_logits == "live"
+
+
+def live_rewards(recipe: Recipe, phase: Phase) -> bool:
+    """Whether R_distill follows the student while it learns."""
+    reward = recipe.reward
+    return phase.objective in ("joint", "reward") and reward.live and reward.distillation
 
 
 def check(recipe: Recipe, student: str) -> None:

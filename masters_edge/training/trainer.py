@@ -7,13 +7,15 @@ processes is loaded, masked and cut up anew for each stage.
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PrinterCallback, Trainer
 
-from masters_edge import processes
+from masters_edge import processes, rewards
 from masters_edge.families.base import Family
 from masters_edge.families.prompts import Prompter
 from masters_edge.files import whole_folder
@@ -22,8 +24,8 @@ from masters_edge.objective.divergence import TopLogProbs
 from masters_edge.objective.terms import LogitsOf, Objective, Tokens
 from masters_edge.recipe import Phase, Recipe
 from masters_edge.teachers import TeacherChain
-from masters_edge.training import qat, sharded
-from masters_edge.training.setup import has_adapters, needs_reference, plain_student
+from masters_edge.training import batches, qat, sharded
+from masters_edge.training.setup import has_adapters, live_rewards, needs_reference, plain_student
 
 
 class PhaseTrainer(Trainer):
@@ -109,18 +111,31 @@ class PhaseTrainer(Trainer):
             if reference is None and needs_reference(self.recipe, self.phase):
                 reference = self._without_adapters(student, plain, inputs)
             hidden = sequences.response_hidden(plain, self.family, inputs["student"])
-            objective = Objective(
-                self.phase,
-                self.recipe.reward,
-                Tokens(inputs["ids"], inputs["weights"], inputs.get("advantages"), inputs.get("initial_log_probs")),
-                teacher,
-                reference,
-            )
+            known = {name: inputs.get(name) for name in ("advantages", "initial_log_probs", "carries")}
+            tokens = Tokens(inputs["ids"], inputs["weights"], **known)
+            objective = Objective(self.phase, self.recipe.reward, tokens, teacher, reference)
             head = qat.head(plain, sharded.head_in_forward(plain))
+            if live_rewards(self.recipe, self.phase):
+                objective = self._rewarded_anew(objective, hidden.detach(), head, inputs)
             return chunked.loss(hidden, head, self.vocabulary, objective)
 
+    @torch.no_grad()
+    def _rewarded_anew(self, objective: Objective, hidden: torch.Tensor, head: chunked.Head, inputs: Any) -> Objective:
+        """The same objective with R_distill, and so the advantages, from the student as it is now."""
+        parts = chunked.chunks(len(hidden), self.vocabulary)
+        values = [objective.divergence(chunked.chunk_logits(hidden[p], head, self.vocabulary), p) for p in parts]
+        lengths, rows = inputs["lengths"], iter(torch.cat(values).double().cpu().split(inputs["lengths"]))
+        scores = [
+            rewards.score(group, self.recipe.reward, np.array([next(rows).mean().item() for _ in group]))
+            for group in inputs["groups"]
+        ]
+        shares = [part.sum().item() for part in inputs["weights"].cpu().split(lengths)]
+        inputs["scores"] = batches.reported(scores, shares)
+        fresh = {name: value.to(hidden.device) for name, value in batches.policy_inputs(scores, lengths).items()}
+        return replace(objective, tokens=replace(objective.tokens, **fresh))
+
     def _teacher(self, inputs: Any) -> LogitsOf | TopLogProbs | None:
-        if self.phase.objective not in ("joint", "distill"):
+        if self.phase.objective not in ("joint", "distill") and not live_rewards(self.recipe, self.phase):
             return None
         if "top_ids" in inputs:
             return TopLogProbs(inputs["top_ids"], inputs["top_log_probs"], inputs["rest"])

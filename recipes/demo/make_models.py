@@ -3,6 +3,7 @@
 
     python recipes/demo/make_models.py teacher recipes/demo/teacher      # about 40 minutes on one core
     python recipes/demo/make_models.py student recipes/demo/student      # about three minutes
+    python recipes/demo/make_models.py middle runs/middle                # about ten minutes; for a chain of teachers
 
 Both are SmolVLM models with a tokenizer trained here, saved as any checkpoint. There is no hub behind the demo, so they
 stand in for what a user would download. The **teacher** learns easy-VQA's official training questions from their
@@ -58,6 +59,7 @@ CHAT_TEMPLATE = (
 )
 SIZES = {
     "teacher": dict(hidden=192, vision_layers=4, text_layers=3, heads=4),
+    "middle": dict(hidden=128, vision_layers=3, text_layers=3, heads=4),  # a teacher between the two, for a chain
     "student": dict(hidden=64, vision_layers=3, text_layers=2, heads=4),
 }
 
@@ -267,9 +269,9 @@ def easy_vqa_samples(split: str) -> tuple[list[Image.Image], list[Sample]]:
     return images, samples
 
 
-def make_teacher(out: Path, steps: int, eye_steps: int, peak: float) -> None:
+def make_teacher(size: str, out: Path, steps: int, eye_steps: int, peak: float) -> None:
     processor = make_processor()
-    model = make_model("teacher", processor)
+    model = make_model(size, processor)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")
     images, samples = easy_vqa_samples("train")
     test_images, test_samples = easy_vqa_samples("test")
@@ -371,10 +373,13 @@ def main() -> None:
     random.seed(0)
     hush_transformers()
     video_slot.fill()
-    if options.which == "teacher":
-        make_teacher(options.out, options.steps or 3000, options.eye_steps or 900, options.learning_rate or 1e-3)
-    else:
+    if options.which == "student":
         make_student(options.out, options.steps or 1000, options.eye_steps or 600, options.learning_rate or 2e-3)
+    else:
+        steps = {"teacher": 3000, "middle": 1500}[options.which]
+        make_teacher(
+            options.which, options.out, options.steps or steps, options.eye_steps or 900, options.learning_rate or 1e-3
+        )
 
 
 if __name__ == "__main__":

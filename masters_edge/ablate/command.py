@@ -1,0 +1,238 @@
+"""The command itself: from the command line to arms, jobs, workers, and the files that say what was found."""
+
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from masters_edge import recipe as recipes
+from masters_edge import runs
+from masters_edge.ablate import arms as known
+from masters_edge.ablate import jobs as planning
+from masters_edge.ablate.arms import Choices
+from masters_edge.ablate.jobs import Entry, Job
+from masters_edge.display import say
+from masters_edge.errors import UserError
+from masters_edge.files import write_json, write_text
+from masters_edge.recipe import Recipe
+
+_REDRAWN_S = 120  # seconds between two drawings of a plot that is not final
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The command line."""
+
+    recipe: Path
+    overrides: tuple[str, ...]
+    seeds: int
+    jobs: int
+    out: Path
+    groups: tuple[str, ...] = ()
+    chain: tuple[str, ...] = ()
+    damage: float | None = None
+    strong: str | None = None
+    questions: int | None = None
+
+    @property
+    def line(self) -> str:
+        """What repeats it."""
+        words = ["masters-edge", "ablate", str(self.recipe), *self.overrides]
+        words += ["--seeds", str(self.seeds), "--jobs", str(self.jobs), "--out", str(self.out)]
+        for option, values in (("--group", self.groups), ("--chain", self.chain)):
+            words += [word for value in values for word in (option, value)]
+        for option, value in (("--damage", self.damage), ("--strong", self.strong), ("--questions", self.questions)):
+            words += [] if value is None else [option, f"{value}"]
+        return shlex.join(words)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What follows from it."""
+
+    recipe: Recipe
+    overrides: tuple[str, ...]  # of every arm
+    seeds: tuple[int, ...]
+    entries: list[Entry]
+    jobs: list[Job]
+    damaged: Path | None
+
+
+def ablate(asked: Asked, *, dry_run: bool = False) -> dict[str, str]:
+    """Run the ablation, or go on with it; returns the failures, sentences by job.
+
+    Raises:
+        UserError: a recipe, group or checkpoint that isn't there, or an --out of another ablation.
+    """
+    plan = _plan(asked)
+    if dry_run:
+        _show(plan)
+        return {}
+    from masters_edge.ablate import running
+
+    asked.out.mkdir(parents=True, exist_ok=True)
+    with runs.lock(asked.out):
+        if plan.damaged is not None:
+            _damage(plan, asked)
+        report = _Report(plan, asked)
+        outcomes = running.run(
+            plan.jobs,
+            asked.out,
+            asked.recipe,
+            workers=asked.jobs,
+            questions=asked.questions,
+            on_change=report,
+        )
+        report.finish(outcomes)
+    return outcomes.failed
+
+
+def _plan(asked: Asked) -> Plan:
+    for name in asked.groups:
+        if name not in known.GROUPS:
+            raise UserError(f"--group {name}: there is no such group of arms; known: {', '.join(known.GROUPS)}")
+    for override in asked.overrides:
+        if override.startswith(("run_dir=", "responses.shared=")):
+            raise UserError(f"override {override!r}: an ablation keeps runs and responses below --out; leave this out")
+    if asked.groups and "chain" in asked.groups and not asked.chain:
+        raise UserError("--group chain compares teachers; name the smaller ones with --chain")
+    recipe = recipes.load(asked.recipe, asked.overrides)
+    seeds = tuple(range(recipe.seed, recipe.seed + asked.seeds))
+    out = asked.out.resolve()
+    overrides = (
+        *([] if asked.jobs == 1 else ["train.threads=1"]),
+        "train.trackers=[none]",
+        f"train.eval_every={sum(phase.steps for phase in recipe.train.phases)}",
+        *asked.overrides,
+        f"responses.shared={known.quoted(str(out / 'shared'))}",
+    )
+    damaged = None if asked.damage is None else out / "models" / f"damaged-{asked.damage:g}"
+    for name in (recipe.student, *recipe.teachers):
+        recipes.checkpoint(name, asked.recipe)
+    choices = Choices(
+        chain=tuple(_checkpoint(name, "--chain") for name in asked.chain),
+        damaged=None if damaged is None else str(damaged),
+        damage=asked.damage or 0.0,
+        strong=_checkpoint(asked.strong, "--strong") if asked.strong else None,
+    )
+    if asked.strong is None:  # the student of an arm, which stands in a folder of its own
+        arm = next(arm for arm in known.arms(recipe, choices, ["components"]) if arm.name == known.MULTI)
+        slug = planning.entries(asked.recipe, overrides, [arm])[0].slug
+        if slug is not None:
+            choices = replace(choices, strong=str(out / "arms" / f"{slug}-{seeds[0]}" / "student"))
+    every = planning.entries(asked.recipe, overrides, known.arms(recipe, choices))
+    entries = [entry for entry in every if not asked.groups or entry.arm.group in asked.groups]
+    found = planning.jobs(asked.recipe, overrides, entries, seeds, out)
+    students = {str(job.folder(out) / "student"): job.name for job in found}
+    models = [
+        replace(model, needs=students.get(str(model.source)))
+        for model in _models(recipe, overrides, choices, entries, seeds)
+    ]
+    return Plan(recipe, overrides, seeds, entries, [*models, *found], damaged)
+
+
+def _models(
+    recipe: Recipe,
+    overrides: Sequence[str],
+    choices: Choices,
+    entries: Sequence[Entry],
+    seeds: Sequence[int],
+) -> list[Job]:
+    """Checkpoints to measure as they stand: once, or for each seed where the seed chooses the questions."""
+    groups = {entry.arm.group for entry in entries}
+    sources = {known.UNTOUCHED: ("untouched student", recipe.student)}
+    for number, teacher in enumerate(recipe.teachers):
+        name = "teacher" if len(recipe.teachers) == 1 else f"teacher {number + 1}"
+        sources[planning.slug_of(name)] = (name, teacher)
+    if "chain" in groups:
+        for number, teacher in enumerate(choices.chain):
+            sources[f"smaller-teacher-{number + 1}"] = (f"smaller teacher {number + 1}", teacher)
+    if "conditions" in groups:
+        if choices.damaged:
+            sources["damaged-teacher"] = (f"damaged teacher (mask {choices.damage:g})", choices.damaged)
+        if choices.strong:
+            sources["strong-student"] = ("strong student", choices.strong)
+    asked = seeds[:1] if recipe.data.test is not None else seeds
+    return [
+        planning.measurement(slug, title, source, recipe, overrides, seed)
+        for slug, (title, source) in sources.items()
+        for seed in asked
+    ]
+
+
+def _checkpoint(name: str, option: str) -> str:
+    """A folder as an absolute path, or a hub id."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return str(folder.resolve())
+    if name.startswith((".", "/", "~")):
+        raise UserError(f"{option}: there is no checkpoint folder {name}; mend the path")
+    return name
+
+
+def _damage(plan: Plan, asked: Asked) -> None:
+    """The last teacher, masked for good: one that is often wrong."""
+    assert plan.damaged is not None and asked.damage is not None
+    if (plan.damaged / "config.json").exists():
+        return
+    from masters_edge.mask_checkpoint import mask_checkpoint
+
+    teacher = recipes.checkpoint(plan.recipe.teachers[-1], asked.recipe)
+    mask_checkpoint(teacher, plan.damaged, asked.damage)
+
+
+def _show(plan: Plan) -> None:
+    for group in dict.fromkeys(entry.arm.group for entry in plan.entries):
+        say(f"{group}: {known.TITLES[group]}")
+        for entry in (e for e in plan.entries if e.arm.group == group):
+            what = entry.refused or (
+                f"{entry.steps:,} steps of {entry.sequences} sequences" if entry.arm.trains else "measured as it is"
+            )
+            say(f"  {entry.arm.title}: {'refused: ' if entry.refused else ''}{what}")
+    trained = [job for job in plan.jobs if job.source is None]
+    arms = len({job.slug for job in trained})
+    sets = len({job.makes for job in trained} - {""})
+    say(
+        f"{len(plan.entries)} arms, {arms} of them different; with {len(plan.seeds)} seeds {len(trained)} trainings, "
+        f"which share {sets} sets of responses"
+    )
+
+
+class _Report:
+    """Writes ablation.json, ablation.md and ablation.png as results come in."""
+
+    def __init__(self, plan: Plan, asked: Asked) -> None:
+        from masters_edge.benchmarks import machine
+
+        self.plan, self.asked, self.drawn = plan, asked, time.monotonic()
+        device = machine.describe()
+        device.pop("name")
+        self.facts: dict[str, Any] = {
+            "recipe_sha256": planning.digest_of(plan.recipe),
+            "versions": runs.versions(),
+            "machine": device,
+            "jobs": asked.jobs,
+        }
+
+    def __call__(self, outcomes: Any) -> None:
+        self._write(outcomes, draw=time.monotonic() - self.drawn > _REDRAWN_S)
+
+    def finish(self, outcomes: Any) -> None:
+        self._write(outcomes, draw=True)
+        say(f"{self.asked.out / 'ablation.md'} (.json, .png)")
+
+    def _write(self, outcomes: Any, draw: bool) -> None:
+        from masters_edge.ablate import plot, table
+        from masters_edge.ablate.summary import summarize
+
+        plan, asked = self.plan, self.asked
+        found = summarize(
+            asked.recipe, plan.recipe, asked.line, plan.entries, plan.jobs, plan.seeds, outcomes, self.facts
+        )
+        write_json(asked.out / "ablation.json", found)
+        write_text(asked.out / "ablation.md", table.render(found))
+        if draw:
+            plot.draw(found, asked.out / "ablation.png")
+            self.drawn = time.monotonic()

@@ -1,0 +1,224 @@
+"""One job, in a worker: train its recipe, ask the finished student the test questions, write what came out.
+
+`test.json` in the job's folder is written last and whole; a job that has one is done.
+"""
+
+import functools
+import json
+import shutil
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from masters_edge import data, runs
+from masters_edge.ablate.jobs import Job
+from masters_edge.data.records import Question
+from masters_edge.display import progress, say
+from masters_edge.errors import UserError
+from masters_edge.files import read_json, write_json
+from masters_edge.recipe import Recipe, checkpoint, load
+
+SCHEMA_VERSION = 1
+RESULT = "test.json"
+_LABELLED = 600  # labelled training questions that a checkpoint is asked at most
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A job and all that a worker must know to do it."""
+
+    job: Job
+    recipe_path: Path
+    folder: Path
+    questions: int | None  # test questions; None for all
+    threads: int | None  # None: what the run takes by itself
+
+
+def result(job: Job, out: Path, questions: int | None) -> dict[str, Any] | None:
+    """What a finished job found; None where it isn't finished, or was asked another number of questions.
+
+    Raises:
+        UserError: it is the result of another recipe, or can't be read.
+    """
+    path = job.folder(out) / RESULT
+    try:
+        found = read_json(path)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); remove {path.parent} to train it again") from None
+    if found.get("schema_version") != SCHEMA_VERSION or found.get("digest") != job.digest:
+        raise UserError(
+            f"{path} is the result of another recipe than this ablation's arm {job.title!r}; give a new --out, or "
+            f"remove {path.parent} to train it again"
+        )
+    return found if found["questions"] == questions else None
+
+
+def perform(task: Task) -> dict[str, Any]:
+    """Do the job, as far as it isn't done; returns its result.
+
+    Raises:
+        UserError: the recipe can't be trained here, or there is nothing to measure on.
+    """
+    job = task.job
+    if job.source is not None:
+        return _measure_checkpoint(task)
+    from masters_edge.distill import distill
+
+    started = time.monotonic()
+    overrides = [*job.overrides, f"run_dir={json.dumps(str(task.folder))}", *_same_threads(task.folder)]
+    run = distill(task.recipe_path, overrides)
+    recipe, info, ended = run.recipe(), run.info(), read_json(run.folder / "finished.json")
+    seconds = round(time.monotonic() - started, 1)
+    _use_threads(info["threads"])
+    found = {
+        "schema_version": SCHEMA_VERSION,
+        "digest": job.digest,
+        "title": job.title,
+        "seed": job.seed,
+        "questions": task.questions,
+        "steps": ended["steps"],
+        "training_seconds": ended["training_seconds"],
+        "seconds": seconds,  # of the call that ended it: responses that it made itself included
+        "fingerprints": info["fingerprints"],
+        **_of_metrics(run.metrics),
+        "test": _test(str(run.student), recipe, task),
+    }
+    write_json(task.folder / RESULT, found)
+    for folder in run.folder.glob("phase-*/checkpoints"):
+        shutil.rmtree(folder)  # to go on from; a finished run needs none
+    return found
+
+
+def _measure_checkpoint(task: Task) -> dict[str, Any]:
+    """The accuracy of a checkpoint as it stands: on the test questions, and on labelled training questions."""
+    from masters_edge.distill import read_questions
+
+    job, recipe = task.job, load(task.recipe_path, task.job.overrides)
+    assert job.source is not None
+    source = checkpoint(job.source, task.recipe_path)
+    _use_threads(task.threads)
+    found: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "digest": job.digest,
+        "title": job.title,
+        "seed": job.seed,
+        "questions": task.questions,
+        "test": _test(source, recipe, task),
+    }
+    labelled = [q for q in read_questions(recipe, task.recipe_path).train if q.accepted]
+    if labelled:
+        asked = data.sample(labelled, min(_LABELLED, len(labelled)), recipe.seed)
+        scores = _scores(source, recipe, asked, recipe.reward.metric)
+        found["labelled"] = {"asked": len(asked), "accuracy": 100 * statistics.fmean(scores)}
+    write_json(task.folder / RESULT, found)
+    return found
+
+
+def _same_threads(folder: Path) -> list[str]:
+    """A run that was begun goes on with its own number of threads, whatever --jobs is now."""
+    run = runs.Run(folder)
+    return [f"train.threads={run.recipe().train.threads}"] if (folder / "run.json").exists() else []
+
+
+def _use_threads(count: int | None) -> None:
+    if count is not None:
+        import torch
+
+        torch.set_num_threads(count)
+
+
+def _of_metrics(path: Path) -> dict[str, float]:
+    """From metrics.jsonl: held-out accuracy at the end, and means over the run of what was logged of the rewards."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    found: dict[str, float] = {}
+    curve = [line["eval_accuracy"] for line in lines if "eval_accuracy" in line]
+    if curve:
+        found |= {"held_out": curve[-1], "held_out_at_start": curve[0]}
+    for name in ("r_acc", "no_advantage", "unscored"):
+        values = [line[name] for line in lines if line.get(name) is not None]
+        if values:
+            found[name] = statistics.fmean(values)
+    return found
+
+
+def _test(source: str, recipe: Recipe, task: Task) -> dict[str, Any]:
+    """Greedy answers to the test questions, scored."""
+    asked, metric, name = test_questions(recipe, task.recipe_path, task.questions)
+    started = time.monotonic()
+    scores = _scores(source, recipe, asked, metric)
+    return {
+        "source": name,
+        "metric": metric,
+        "asked": len(asked),
+        "sha256": data.fingerprint(asked),
+        "accuracy": 100 * statistics.fmean(scores),
+        "right": compact(scores),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def compact(scores: list[float]) -> str | list[float]:
+    """Scores in the questions' order: a character each where all are 0 or 1."""
+    if all(score in (0, 1) for score in scores):
+        return "".join("01"[int(score)] for score in scores)
+    return [round(score, 4) for score in scores]
+
+
+def _scores(source: str, recipe: Recipe, asked: list[Question], metric: str) -> list[float]:
+    from masters_edge import processes
+    from masters_edge.benchmarks import metrics
+    from masters_edge.families import load_model
+    from masters_edge.families.prompts import Prompter
+    from masters_edge.responses.engine import Engine, Request
+
+    options, prompter = recipe.responses, Prompter.load(source)
+    model = load_model(source).float().to(processes.state().device)
+    engine = Engine(model, prompter.family, prompter, options.max_new_tokens, options.batch_size)
+    with progress(f"asking {Path(source).name}", len(asked)) as bar:
+        answers = engine.answer([Request(question) for question in asked], on_progress=bar)
+    texts = engine.texts([responses[0] for responses in answers])
+    return [metrics.best_score(metric, text, question.accepted) for text, question in zip(texts, asked, strict=True)]
+
+
+def test_questions(recipe: Recipe, recipe_path: Path, count: int | None) -> tuple[list[Question], str, str]:
+    """What students are asked: data.test, or the held-out questions where there is none; the metric, and a name.
+
+    Raises:
+        UserError: there is neither, or a question without an answer.
+    """
+    if recipe.data.test is None:
+        from masters_edge.distill import read_questions
+
+        held_out = read_questions(recipe, recipe_path).held_out
+        if not held_out:
+            raise UserError(
+                f"{recipe_path} has no data.test and no held-out question with an answer, so there is nothing to "
+                "measure the arms on; add data.test"
+            )
+        say(f"no data.test: the {len(held_out)} held-out questions are asked")
+        asked, name = held_out, "held-out questions"
+    else:
+        asked, name = _read_test(recipe.data.test.model_dump_json(), recipe_path)
+    from masters_edge.benchmarks import suites
+
+    suite = suites.from_questions(asked, recipe.bench.metric, name=name).take(count)
+    return list(suite.questions), suite.metric, name
+
+
+@functools.lru_cache(maxsize=1)
+def _read_test(source_json: str, recipe_path: Path) -> tuple[list[Question], str]:
+    source = json.loads(source_json)
+    questions = data.read(
+        source["source"],
+        split=source["split"],
+        base=recipe_path.parent,
+        image_column=source["image_column"],
+        question_column=source["question_column"],
+        answer_column=source["answer_column"],
+        image_root=Path(source["image_root"]) if source["image_root"] else None,
+    )
+    return questions, source["source"] + (f" {source['split']}" if source["split"] else "")

@@ -1,0 +1,116 @@
+"""Score sampled responses: the divergence D to the stage's teacher, and what the student thinks of each token.
+
+In: a few questions, and whatever student and teacher said to each. Out: rows of the response store, identical responses
+once with their count, in one forward pass of each model over grouped rows.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from masters_edge.data.records import Question
+from masters_edge.families.base import Family
+from masters_edge.families.features import ImageFeatures
+from masters_edge.families.prompts import Prompter
+from masters_edge.objective import chunked, sequences
+from masters_edge.objective.divergence import TopLogProbs, jsd, log_softmax
+from masters_edge.recipe import Recipe
+from masters_edge.responses.store import Response
+from masters_edge.schedule import Stage
+
+Drawn = dict[str, list[tuple[tuple[int, ...], str]]]
+"""By question id, every response (token ids) and who gave it: `student` or `teacher`."""
+
+
+@dataclass
+class Voice:
+    """A model as it answers and scores: its weights don't change while it is used."""
+
+    model: Any
+    family: Family
+    prompter: Prompter
+    features: ImageFeatures = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.features = ImageFeatures(self.model, self.family)
+
+
+@torch.inference_mode()
+def rows(
+    recipe: Recipe, stage: Stage, student: Voice, teacher: Voice, questions: Sequence[Question], drawn: Drawn
+) -> Iterator[Response]:
+    """A row for each distinct response to the questions, R_acc still to be filled in.
+
+    `teacher`: the stage's, masked as the stage asks.
+    """
+    owner, distinct = [], []
+    for place, question in enumerate(questions):
+        for ids in dict.fromkeys(ids for ids, _ in drawn[question.id]):  # in order of appearance
+            owner.append(place)
+            distinct.append(list(ids))
+    hidden = [_hidden(voice, questions, distinct, owner) for voice in (student, teacher)]
+    ids = torch.tensor([token for response in distinct for token in response])
+    scored = _token_scores(recipe, student, teacher, hidden, ids)
+    divergence = sequences.response_means(scored["jsd"].double(), distinct).numpy()
+    parts = sequences.response_slices(distinct)
+    texts = [t.strip() for t in student.prompter.tokenizer.batch_decode(distinct, skip_special_tokens=True)]
+    counts = [Counter(ids for ids, _ in drawn[question.id]) for question in questions]
+    for number, (place, response, part) in enumerate(zip(owner, distinct, parts)):
+        question, key = questions[place], tuple(response)
+        said_by = {source for ids, source in drawn[question.id] if ids == key}
+        tokens = {name: values[part].flatten().numpy() for name, values in scored.items() if name != "jsd"}
+        yield Response(
+            question_id=question.id,
+            stage=stage.index,
+            teacher=stage.teacher,
+            ratio=stage.ratio,
+            source="both" if len(said_by) == 2 else next(iter(said_by)),
+            token_ids=response,
+            text=texts[number],
+            count=counts[place][key],
+            jsd=float(divergence[number]),
+            label=None,
+            label_source=None,
+            metric=question.metric or recipe.reward.metric,
+            r_acc=None,
+            scorer=None,
+            **tokens,  # log_probs, and what cached teacher logits add
+        )
+
+
+def _hidden(
+    voice: Voice, questions: Sequence[Question], distinct: list[list[int]], owner: list[int]
+) -> torch.Tensor:
+    """The states `[tokens, hidden]` that predict each response token."""
+    prompts, images = zip(*(voice.prompter(question) for question in questions))
+    batch = sequences.pack(prompts, images, distinct, owner, voice.prompter.tokenizer.pad_token_id)
+    features = voice.features.inputs([question.image_id for question in questions], images)
+    return sequences.response_hidden(voice.model, voice.family, batch, features)
+
+
+def _token_scores(
+    recipe: Recipe, student: Voice, teacher: Voice, hidden: list[torch.Tensor], token_ids: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """What is known of each response token, on the CPU: JSD and log-probability `[tokens]`, and, where training asks for
+    no live teacher, the teacher's most likely tokens `[tokens, k]`.
+
+    `hidden`: the student's and the teacher's states, `[tokens, hidden]` each.
+    """
+    train, vocabulary = recipe.train, len(student.prompter.tokenizer)
+    found: dict[str, list[torch.Tensor]] = {}
+    student_hidden, teacher_hidden = hidden
+    student_head, teacher_head = chunked.Head.of(student.model), chunked.Head.of(teacher.model)
+    for part in chunked.chunks(len(token_ids), vocabulary):
+        ours = chunked.chunk_logits(student_hidden[part], student_head, vocabulary)
+        theirs = chunked.chunk_logits(teacher_hidden[part], teacher_head, vocabulary)
+        ids = token_ids[part, None].to(ours.device)
+        scores = {"jsd": jsd(theirs, ours), "log_probs": log_softmax(ours).gather(-1, ids).squeeze(-1)}
+        if train.teacher_logits == "cached":
+            top = TopLogProbs.of(theirs, train.teacher_top_k)
+            scores |= {"top_ids": top.ids.int(), "top_log_probs": top.log_probs.half(), "rest": top.rest}
+        for name, values in scores.items():
+            found.setdefault(name, []).append(values.cpu())
+    return {name: torch.cat(parts) for name, parts in found.items()}

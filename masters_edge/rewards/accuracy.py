@@ -1,0 +1,104 @@
+"""R_acc (METHOD 5): how well each response matches its question's accepted answers, by a rule or by a judge.
+
+In: items, each with the name of its metric. Out: a verdict per item, in order. Rules (`benchmarks/metrics.py`) score at
+once; the metric `judge` asks a language model, which is loaded or called only when a question needs it, and whose
+verdicts are kept on disk. A verdict without a score is left out of R_acc and counted; it is never a 0.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from masters_edge.benchmarks import metrics
+from masters_edge.errors import UserError
+from masters_edge.recipe.schema import Reward
+
+if TYPE_CHECKING:
+    from masters_edge.rewards.judge.panel import Panel
+
+JUDGE = metrics.JUDGE
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One response to score. `accepted`: every answer that counts as right, at least one."""
+
+    question_id: str
+    question: str
+    response: str
+    accepted: tuple[str, ...]
+    metric: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`score` in [0, 1], or None where the judge failed; `by` says who scored: `rule:<name>` or `judge:<model>`.
+
+    `why` is the judge's own explanation, or what went wrong where there is no score; empty for rules.
+    """
+
+    score: float | None
+    by: str
+    why: str = ""
+
+
+class Scorer:
+    """Scores responses as a recipe's `reward` asks for. Nothing is opened before the first response for the judge.
+
+    `folder` keeps the judge's verdicts (`judge.sqlite`); several processes may use it at the same time.
+    """
+
+    def __init__(self, reward: Reward, folder: Path) -> None:
+        self.reward, self.folder = reward, folder
+        self.unscored = 0
+        """Responses that the judge failed on so far (count)."""
+        self._panel: Panel | None = None
+
+    def __enter__(self) -> "Scorer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the judge and its cache; a later `score` opens them again."""
+        if self._panel is not None:
+            self._panel.close()
+            self._panel = None
+
+    def score(self, items: Sequence[Item], on_progress: Callable[[int], None] | None = None) -> list[Verdict]:
+        """A verdict per item, in order. `on_progress` hears how many responses were judged since it was last called.
+
+        Raises:
+            UserError: an unknown metric, a judge that the recipe doesn't name, can't be loaded or can't be reached.
+        """
+        judged = [place for place, item in enumerate(items) if item.metric == JUDGE and item.response.strip()]
+        found = {place: verdict for place, verdict in zip(judged, self._judge([items[p] for p in judged], on_progress))}
+        verdicts = [found.get(place) or _by_rule(item) for place, item in enumerate(items)]
+        self.unscored += sum(verdict.score is None for verdict in verdicts)
+        return verdicts
+
+    def _judge(self, items: Sequence[Item], on_progress: Callable[[int], None] | None) -> Iterable[Verdict]:
+        if not items:
+            return []
+        if self._panel is None:
+            if self.reward.judge is None:
+                raise UserError(
+                    f"question {items[0].question_id} asks for a judge, but the recipe names none; set "
+                    "reward.judge.model (and reward.judge.url for a server), or give the question a rule"
+                )
+            from masters_edge.rewards.judge.panel import Panel
+
+            self._panel = Panel(self.reward.judge, self.folder)
+        return self._panel.verdicts(items, on_progress)
+
+
+def _by_rule(item: Item) -> Verdict:
+    """The rule's score; an empty response to a question for the judge is 0 without asking (METHOD 5)."""
+    if item.metric == JUDGE:
+        return Verdict(0.0, "rule:empty")
+    return Verdict(metrics.best_score(item.metric, item.response, item.accepted), f"rule:{item.metric}")

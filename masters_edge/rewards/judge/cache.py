@@ -1,0 +1,60 @@
+"""Verdicts on disk, so that a killed run asks the judge nothing twice: one SQLite file, shared by processes.
+
+SQLite's rollback journal and file locks are used, not its write-ahead log: the latter needs shared memory, which
+processes on several machines over one network folder don't have.
+"""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from masters_edge.errors import UserError
+
+_PATIENCE_S = 120.0  # a write takes milliseconds; a slow network disk may take longer
+
+
+def key(*what: Any) -> str:
+    """Equal for equal `what` (JSON values), on every machine."""
+    return hashlib.sha256(json.dumps(what, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Cache:
+    """`key -> (score or None, why)` in `folder`/judge.sqlite. Raises UserError where the file can't be used."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "judge.sqlite"
+        with self._usable():
+            self._file = sqlite3.connect(self.path, timeout=_PATIENCE_S, isolation_level="IMMEDIATE")
+            with self._file:
+                self._file.execute(
+                    "CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, score REAL, why TEXT NOT NULL) "
+                    "WITHOUT ROWID"
+                )
+
+    def get(self, key: str) -> tuple[float | None, str] | None:
+        """(score, why) of a verdict that was kept, or None."""
+        with self._usable():
+            return self._file.execute("SELECT score, why FROM verdicts WHERE key = ?", (key,)).fetchone()
+
+    def put(self, verdicts: Iterable[tuple[str, float | None, str]]) -> None:
+        """Keep (key, score, why) of some verdicts, all or none; the first of equal keys stays."""
+        with self._usable(), self._file:
+            self._file.executemany("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?)", verdicts)
+
+    def close(self) -> None:
+        self._file.close()
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"the judge's verdicts can't be kept in {self.path} ({error}); make room and the folder writable, or "
+                "delete the file where it is damaged (the judge is then asked again)"
+            ) from None

@@ -1,0 +1,189 @@
+"""Several commands fill one run folder: the responses are those of one alone, whoever of them dies."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from masters_edge import joining, mask_ladder, runs
+from masters_edge.distill import distill
+from masters_edge.errors import UserError
+from masters_edge.files import write_json
+from masters_edge.recipe.schema import Mask
+from masters_edge.responses import store
+
+# masters-edge that says in the file `made` which shards it wrote, and starts when the file `go` is there.
+TOLD = """
+import os, sys, time
+from masters_edge import distill
+from masters_edge.responses import generate, store
+write = store.write
+def told(path, *rest):
+    write(path, *rest)
+    with open("made", "a") as log:
+        log.write(f"{os.getpid()} {path}\\n")
+store.write = told
+open(f"ready-{os.getpid()}", "w").close()
+while not os.path.exists("go"):
+    time.sleep(0.005)
+from masters_edge.cli import main
+main()
+"""
+SMALL_SHARDS = "responses.questions_per_shard=2"  # about a hundred of them
+
+
+def start(home: Path, *arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-c", TOLD, "generate", "tiny.yaml", SMALL_SHARDS, *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen(
+        command, cwd=home, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    wait_for(home / f"ready-{process.pid}", process)
+    return process
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.005)
+
+
+def ends_well(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    return output
+
+
+def made(home: Path) -> Counter:
+    """How many shards each process wrote, each shard once."""
+    lines = [line.split() for line in (home / "made").read_text().splitlines()] if (home / "made").exists() else []
+    assert len({path for _, path in lines}) == len(lines), lines
+    return Counter(int(process) for process, _ in lines)
+
+
+def assert_same_responses(one: Path, other: Path, exact: bool) -> None:
+    """All columns; sums in float32 may end otherwise where the batch is another."""
+    names = sorted(path.relative_to(one) for path in one.rglob("phase-0-joint/*/**/*.parquet"))
+    assert names == sorted(path.relative_to(other) for path in other.rglob("phase-0-joint/*/**/*.parquet")) and names
+    for name in names:
+        for mine, its in zip(store.read(one / name), store.read(other / name), strict=True):
+            assert mine.keys() == its.keys()
+            for column, value in mine.items():
+                if column in ("log_probs", "jsd") and not exact:
+                    np.testing.assert_allclose(value, its[column], atol=1e-4)
+                else:
+                    np.testing.assert_array_equal(value, its[column], str(column))
+    assert not [path for path in other.rglob(".*") if path.name != runs.LOCK]  # neither locks nor halves
+
+
+@pytest.fixture
+def alone(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tiny_recipe.parent)
+    return distill(tiny_recipe, [SMALL_SHARDS, "run_dir=alone"], only_generate=True).folder
+
+
+def begin(home: Path, *arguments: str) -> None:
+    """A run that its command leaves at once, killed."""
+    (home / "go").touch()
+    owner = start(home, *arguments)
+    wait_for(home / arguments[0].partition("=")[2] / "run.json", owner)
+    owner.kill()
+    owner.communicate()
+    (home / "go").unlink()
+
+
+def test_two_that_join_and_one_alone_make_the_same_responses(alone: Path, tiny_recipe: Path) -> None:
+    home, wanted = tiny_recipe.parent, ("run_dir=shared", "responses.batch_size=5")
+    begin(home, *wanted)
+    two = [start(home, *wanted, "--join") for _ in range(2)]
+    (home / "go").touch()
+    for process in two:
+        assert "helping with shared" in ends_well(process)
+    assert all(made(home)[process.pid] > 1 for process in two), made(home)  # both took part
+    assert_same_responses(alone, home / "shared", exact=False)
+
+
+def test_the_other_goes_on_where_one_is_killed(alone: Path, tiny_recipe: Path) -> None:
+    home, wanted = tiny_recipe.parent, ("run_dir=shared",)
+    owner = start(home, *wanted)
+    (home / "go").touch()
+    wait_for(home / "shared/run.json", owner)
+    joiner = start(home, *wanted, "--join")
+    while not made(home)[joiner.pid] and joiner.poll() is None and owner.poll() is None:
+        time.sleep(0.002)
+    time.sleep(random.uniform(0, 0.05))
+    owner.kill()
+    owner.communicate()
+    ends_well(joiner)
+    assert_same_responses(alone, home / "shared", exact=True)
+    assert made(home)
+
+
+@pytest.mark.slow
+def test_many_kills_of_two_that_join(alone: Path, tiny_recipe: Path) -> None:
+    home, wanted, seed = tiny_recipe.parent, ("run_dir=shared",), time.time_ns()
+    rng = random.Random(seed)
+    begin(home, *wanted)
+    (home / "go").touch()
+    running = [start(home, *wanted, "--join") for _ in range(2)]
+    kills = 0
+    while kills < 8:
+        victim = rng.choice(running)
+        before = made(home).total()
+        while made(home).total() < before + rng.randint(2, 5) and victim.poll() is None:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.05))
+        if victim.poll() is not None:
+            break
+        victim.send_signal(signal.SIGKILL)
+        victim.communicate()
+        kills += 1
+        running[running.index(victim)] = start(home, *wanted, "--join")
+    for process in running:
+        ends_well(process)
+    print(f"seed {seed}: {kills} kills")
+    assert kills >= 3 and made(home)
+    assert_same_responses(alone, home / "shared", exact=True)
+
+
+def test_a_run_that_nobody_began_or_that_does_not_fit_is_refused(tiny_recipe: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tiny_recipe.parent)
+    with pytest.raises(UserError, match=r"runs/tiny has no run.json; start the first command without --join"):
+        distill(tiny_recipe, only_generate=True, join=True)
+    assert not Path("runs").exists()
+    few = ["train.phases.0.steps=5", "data.limit=8"]
+    distill(tiny_recipe, few, only_generate=True)
+    with runs.lock(Path("runs/tiny")):  # as `distill` would hold it, training by now
+        with pytest.raises(UserError, match="holds a run with another seed"):
+            distill(tiny_recipe, [*few, "seed=3"], only_generate=True, join=True)
+        distill(tiny_recipe, few, only_generate=True, join=True)
+
+
+def masks_json(folder: Path, teachers: int) -> None:
+    write_json(folder / mask_ladder.FILE, {"teachers": [{}] * teachers})
+
+
+def test_masks_are_measured_by_who_holds_the_run(tmp_path: Path) -> None:
+    auto = Mask(r_max="auto")
+    (tmp_path / "run.json").touch()
+    with runs.lock(tmp_path), joining.masks_turn(tmp_path, Mask(r_max=0.2), 2):
+        pass  # nothing to measure, nothing to wait for
+    with joining.masks_turn(tmp_path, auto, 2), pytest.raises(UserError, match="is in use"), runs.lock(tmp_path):
+        pass  # nobody else is there: this command measures
+    with runs.lock(tmp_path):
+        masks_json(tmp_path, 1)
+        later = threading.Timer(0.7, masks_json, (tmp_path, 2))
+        later.start()
+        began = time.monotonic()
+        with joining.masks_turn(tmp_path, auto, 2):  # the holder measures, and this one waits
+            assert time.monotonic() - began > 0.6
+    with runs.lock(tmp_path):
+        pass
