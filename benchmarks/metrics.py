@@ -1,7 +1,7 @@
 """Rules that score one answer against its label, from 0 to 1; the rewards (METHOD 5, R_acc by rule) use the same ones.
 
-In: the metric's name, the response, the label or every accepted one. Out: a float in [0, 1]. A new rule is one decorated
-function; `metric` registers one that looks at a label at a time, `metric_of_all` one that needs all of them at once.
+In: the metric's name, the response, the label or every accepted one. Out: a float in [0, 1]. A new rule is one
+decorated function: `metric` registers one that looks at a label at a time, `metric_of_all` one that needs all at once.
 """
 
 import difflib
@@ -20,7 +20,7 @@ JUDGE = "judge"
 
 
 def metric(name: str) -> Callable[[Rule], Rule]:
-    """Register a rule `(response, answer) -> float in [0, 1]` under `name`; of several accepted answers the best counts."""
+    """Register a rule `(response, answer) -> float in [0, 1]` under `name`; of several answers the best counts."""
 
     def add(rule: Rule) -> Rule:
         _RULES[name] = lambda response, answers: max(rule(response, answer) for answer in answers)
@@ -171,10 +171,9 @@ def multiple_choice(response: str, answer: str) -> float:
     return float(choice(response) == label[1].upper())
 
 
-_VQA_WORDS = {
-    word: str(number) for number, word in enumerate("zero one two three four five six seven eight nine ten".split())
-}
-_VQA_WORDS |= {"none": "0"} | dict.fromkeys(("a", "an", "the"), "")
+_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_VQA_WORDS = {word: str(number) for number, word in enumerate(_NUMBERS)} | {"none": "0"}
+_VQA_WORDS |= dict.fromkeys(("a", "an", "the"), "")
 _VQA_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 
 

@@ -30,6 +30,8 @@ _EXPONENTS = {ord(raised): f"^{digit}" for digit, raised in enumerate("⁰¹²³
 _SPELLINGS = {"%": "percent", "per cent": "percent", "°": "degree"}
 _DEGREES = re.compile(r"(?:[°º]|degrees?|deg\.?) ?(?=(c|f|celsius|fahrenheit)\b)", re.IGNORECASE)
 _CURRENCIES = {"$": "dollar", "€": "euro", "£": "pound_sterling", "¥": "yen"}
+# What pint raises for a unit that it can't read; its UndefinedUnitError is an AttributeError.
+_REFUSED = (ArithmeticError, AttributeError, KeyError, SyntaxError, TypeError, ValueError)
 # What pint knows: letters, products, quotients, powers; not arithmetic on numbers, which could take for ever.
 _UNIT = re.compile(r"[^\W\d_]+(?:[ _*/·^-]*[^\W\d_]+|\s*(?:\^|\*\*)?\s*-?\d)*")
 
@@ -63,7 +65,8 @@ def parse(text: str) -> Quantity | None:
 
 def same(said: Quantity, label: Quantity) -> bool:
     """Whether two quantities are equal, as the module says."""
-    if said.unit is None and label.unit is None or said.unit == label.unit:
+    # pint would read a word that is compared with a unit.
+    if type(said.unit) is type(label.unit) and said.unit == label.unit:
         return _close(said.number, label.number, whole=True)
     if said.unit is None or label.unit is None:
         share = _in(Quantity(said.number, said.unit or _none()), label.unit or _none())  # 0.12 and 12 %
@@ -93,15 +96,10 @@ def _in(quantity: Quantity, unit: Any) -> float | None:
 def _registry() -> Any:
     import pint
 
-    registry = pint.UnitRegistry(cache_folder=None)
-    # Without the conversion, which changes daily: each is a dimension of its own.
-    for currency in (
-        "dollar = [currency_usd] = USD",
-        "euro = [currency_eur] = EUR = euros",
-        "yen = [currency_jpy] = JPY",
-    ):
-        registry.define(currency)
-    registry.define("pound_sterling = [currency_gbp] = GBP")
+    registry: Any = pint.UnitRegistry(cache_folder=None)
+    for name, code in {"dollar": "USD", "euro": "EUR", "yen": "JPY", "pound_sterling": "GBP"}.items():
+        # Rates change daily: each is a dimension of its own.
+        registry.define(f"{name} = [currency_{code}] = {code} = {name}s")
     return registry
 
 
@@ -115,19 +113,9 @@ def _unit(text: str) -> Any:
     spelt = _SPELLINGS.get(text.lower(), text).translate(_EXPONENTS).replace("^-^", "^-")
     spelt = _DEGREES.sub(lambda found: "deg" if len(found[1]) == 1 else "", spelt)
     if _UNIT.fullmatch(spelt):
-        import pint
-
         for name in dict.fromkeys((spelt, spelt.lower())):
             try:
                 return _registry().parse_units(name)
-            except (
-                pint.errors.PintError,
-                ArithmeticError,
-                TypeError,
-                ValueError,
-                AttributeError,
-                KeyError,
-                SyntaxError,
-            ):
+            except _REFUSED:
                 continue
     return text.casefold().removesuffix("s")

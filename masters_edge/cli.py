@@ -263,6 +263,32 @@ def ask(
 
 
 @app.command()
+def judge(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    questions: Annotated[int, typer.Option(min=1, help="Sample so many questions, one response of each.")] = 200,
+    responses: Annotated[
+        Path | None,
+        typer.Option(help="JSON lines with question, response, answer; default: what the recipe's run generated."),
+    ] = None,
+    rule: Annotated[
+        str | None, typer.Option(help="Rule to compare with, where neither responses nor recipe name one.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the report; default: judge in the run folder, or beside the file.")
+    ] = None,
+) -> None:
+    """Compare the recipe's judge with the rules on responses that both can score: agreement, kappa, disagreements.
+
+    Example: masters-edge judge recipes/demo.yaml reward.judge.model=Qwen/Qwen3-8B --questions 500
+    """
+    _quiet()
+    from masters_edge.rewards.judge import agreement
+
+    agreement.report(recipe, overrides or [], questions=questions, responses=responses, rule=rule, out=out)
+
+
+@app.command()
 def serve(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder, such as runs/demo/bundles/onnx-int4.")],
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")] = "127.0.0.1",

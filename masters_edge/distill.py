@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from masters_edge import data, joining, processes, runs, schedule
+from masters_edge import data, joining, kept, processes, runs, schedule
 from masters_edge.data.records import Question
 from masters_edge.display import TrainingScreen, progress, say
 from masters_edge.errors import UserError
@@ -34,6 +34,14 @@ class Questions:
 
 def read_questions(recipe: Recipe, recipe_path: Path) -> Questions:
     """Training questions with the labels the recipe keeps, and the held-out ones with theirs."""
+    return kept.once(
+        "questions",
+        lambda: (recipe.data.model_dump_json(), recipe.seed, recipe_path),
+        lambda: _read_questions(recipe, recipe_path),
+    )
+
+
+def _read_questions(recipe: Recipe, recipe_path: Path) -> Questions:
     source = recipe.data.train
     questions = data.read(
         source.source,
@@ -93,7 +101,9 @@ def distill(
     with contextlib.ExitStack() as held:
         if here.is_main_process:  # the others wait, then read what it wrote
             if not resumed:
-                _check_data(questions, [student, *(teachers if needs_teacher else [])])
+                sources = (student, *(teachers if needs_teacher else ()))
+                checked = (fingerprints["data"], *sources)
+                kept.once("checked", lambda: checked, lambda: _check_data(questions, sources))
             if not join:
                 held.enter_context(runs.lock(known))
             runs.open_run(recipe, recipe_path, fingerprints, _threads(recipe, here.num_processes))
@@ -153,7 +163,8 @@ class _Pass:
         from masters_edge.teachers import TeacherChain
 
         torch.set_num_threads(run.info()["threads"])
-        self.run, self.recipe, self.student, self.questions = run, recipe, student, questions
+        self.run, self.student, self.questions = run, student, questions
+        self.asked = self.recipe = recipe  # what was asked for, and what a phase makes of it where that is `auto`
         self.fingerprints, self.device = fingerprints, processes.state().device
         self.prompter = Prompter.load(student)
         self.family = self.prompter.family
@@ -212,6 +223,7 @@ class _Pass:
         student = load_model(source).float().to(self.device)
         say(f"phase {number + 1} of {len(self.recipe.train.phases)}: {phase.objective}, {phase.steps} steps")
         visits = self._visits(number, phase, student, source, folder)
+        self._look_at(phase, visits, folder)
         if not only_generate:
             self._train(number, phase, student, visits, source, folder, out)
 
@@ -220,6 +232,7 @@ class _Pass:
         from masters_edge.training import Visit
 
         pool = [q for q in self.questions.train if phase.objective != "labels" or q.answer is not None]
+        self.recipe = self._split(phase, student, source, pool, folder)
         per_step = schedule.questions_per_step(self.recipe, phase)
         order = schedule.visits(len(pool), phase.steps, per_step, seed=self.recipe.seed * 1000 + number)
         if phase.objective == "labels":
@@ -234,6 +247,46 @@ class _Pass:
                 shards = generator.responses(stage, asked, labels, bar)
             found += [Visit(pool[i], stage, shards[pool[i].id]) for i in order[stage.first : stage.last].flat]
         return found
+
+    def _split(self, phase: Phase, student: Any, source: str, pool: list[Question], folder: Path) -> Recipe:
+        """The recipe with a step's sequences dealt out for this phase; one process looks, the others read."""
+        from masters_edge import choices
+
+        def measure() -> float:
+            generator = self._generator(student, source, folder)
+            stage = schedule.stages(self.recipe, phase, self.teachers.masks)[0]
+            asked = data.sample(pool, min(choices.ASKED, len(pool)), self.recipe.seed)
+            with progress("responses alike?", len(asked)) as bar:
+                return choices.distinct(generator.drawn(stage, asked, bar))
+
+        self.recipe, out = self.asked, folder / choices.SPLIT_FILE
+        here = processes.state()
+        with here.main_process_first():
+            settled = choices.settle_split(self.asked, phase, len(pool), out, measure)
+        if settled is not self.asked:
+            chosen = settled.responses
+            say(
+                f"split: {settled.train.questions_per_step} questions a step, responses of each: {chosen.student} by "
+                f"the student, {chosen.teacher} by the teacher"
+            )
+        return settled
+
+    def _look_at(self, phase: Phase, visits: list[Any], folder: Path) -> None:
+        """Say what the phase's responses are like, and choose the policy term where the recipe leaves it open."""
+        from masters_edge import choices
+        from masters_edge.responses import summary
+
+        shards = summary.in_order(visit.shard for visit in visits if visit.shard is not None)
+        if not shards:
+            return
+        with processes.state().main_process_first():
+            found = summary.of(shards, self.recipe.reward, folder / summary.FILE)
+        say(found.sentence())
+        if phase.objective in ("joint", "reward") and self.recipe.reward.policy == "auto":
+            with processes.state().main_process_first():
+                self.recipe = choices.settle_policy(self.recipe, found, folder / choices.POLICY_FILE)
+            reward = self.recipe.reward
+            say(f"policy: {reward.policy}, weight {reward.weight:g}, beta {reward.kl_beta:g}")
 
     def _stage_name(self, stage: Stage) -> str:
         teacher = f"{self.teachers.name(stage.teacher)} " if len(self.teachers) > 1 else ""

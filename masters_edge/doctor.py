@@ -14,14 +14,17 @@ from rich.text import Text
 
 # extra -> (what it is for, modules it brings)
 EXTRAS = {
-    "distill": ("train a student", ("torch", "transformers", "accelerate", "datasets", "pyarrow", "safetensors")),
+    "distill": (
+        "train a student",
+        ("torch", "transformers", "accelerate", "datasets", "pint", "pyarrow", "safetensors"),
+    ),
     "onnx": ("export to ONNX, quantize", ("onnx", "onnxscript", "torchao")),
     "openvino": ("export to OpenVINO, and run there", ("openvino", "openvino_tokenizers")),
     "coreml": ("export to Core ML", ("coremltools",)),
     "executorch": ("export to ExecuTorch, and run there", ("executorch",)),
     "gguf": ("export to GGUF, and run on llama.cpp", ("gguf", "xllamacpp")),
     "optimum": ("`optimum-cli export edge`", ("optimum",)),
-    "bench": ("measure and draw", ("easy_vqa", "matplotlib")),
+    "bench": ("measure and draw", ("easy_vqa", "matplotlib", "pint")),
     "serve": ("`masters-edge serve`", ("starlette", "uvicorn")),
 }
 RUNTIMES = {name: name for name in ("onnxruntime", "openvino", "xllamacpp", "executorch", "coremltools")}

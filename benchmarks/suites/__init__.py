@@ -80,8 +80,9 @@ def open_suite(
     """A built-in suite by name, or one of any source that `masters_edge.data.read` reads (JSON lines, Parquet, a
     folder, a `datasets` data set), scored by `metric`; without one, by the built-in suite's own or by exact match.
 
-    `columns`: `question_column`, `answer_column`, `image_column`, `metric_column` of a user's own data. A relative `source` starts at
-    `base`. Raises UserError for an unknown metric, source, split or column, and for questions without an answer.
+    `columns`: `question_column`, `answer_column`, `image_column`, `metric_column` of a user's own data. A relative
+    `source` starts at `base`. Raises UserError for an unknown metric, source, split or column, and for questions
+    without an answer.
     """
     if metric is not None:
         metrics.get(metric)  # before anything is read

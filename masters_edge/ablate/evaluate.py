@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from masters_edge import data, runs
+from masters_edge import data, kept, runs
 from masters_edge.ablate.jobs import Job
 from masters_edge.data.records import Question
 from masters_edge.display import progress, say
@@ -64,6 +64,7 @@ def perform(task: Task) -> dict[str, Any]:
         UserError: the recipe can't be trained here, or there is nothing to measure on.
     """
     job = task.job
+    kept.begin()
     if job.source is not None:
         return _measure_checkpoint(task)
     from masters_edge.distill import distill

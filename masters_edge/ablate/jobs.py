@@ -82,15 +82,34 @@ def entries(recipe_path: Path, overrides: Sequence[str], found: Sequence[Arm]) -
 
 
 def jobs(
-    recipe_path: Path, overrides: Sequence[str], wanted: Sequence[Entry], seeds: Sequence[int], out: Path
+    recipe_path: Path,
+    overrides: Sequence[str],
+    every: Sequence[Entry],
+    wanted: Sequence[Entry],
+    seeds: Sequence[int],
+    out: Path,
 ) -> list[Job]:
-    """The trainings behind the entries, seed by seed: after the first seed there is a whole table."""
+    """The trainings behind the `wanted` entries, seed by seed: after the first seed there is a whole table.
+
+    `every`: all entries that there are, in whichever call: a job comes out the same whatever is wanted with it.
+    """
+    scored = set()  # responses that a reward looks at
+    for entry in every:
+        if (
+            entry.slug
+            and entry.arm.trains
+            and _rewarded(recipe := recipes.load(recipe_path, [*overrides, *entry.arm.overrides]))
+        ):
+            scored.add(_makes(recipe))
     found: list[Job] = []
     for entry in wanted:
         if entry.slug is None or not entry.arm.trains or any(job.slug == entry.slug for job in found):
             continue
         own = (*overrides, *entry.arm.overrides)
         recipe = recipes.load(recipe_path, own)
+        makes = _makes(recipe)
+        if makes not in scored:
+            own = (*own, "reward.unlabelled=none")  # nobody asks what the teacher would answer
         for seed in seeds:
             found.append(
                 Job(
@@ -99,8 +118,8 @@ def jobs(
                     entry.arm.title,
                     digest=_digest({**essence(recipe), "seed": seed}),
                     overrides=(*own, f"seed={seed}"),
-                    makes=_makes(recipe, seed),
-                    rewarded=any(phase.objective in ("joint", "reward") for phase in recipe.train.phases),
+                    makes=makes and f"{makes} {seed}",
+                    rewarded=_rewarded(recipe),
                 )
             )
     students = {str(job.folder(out) / "student"): job.name for job in found}
@@ -128,7 +147,7 @@ def essence(recipe: Recipe) -> dict[str, Any]:
     objectives = {phase.objective for phase in recipe.train.phases}
     if recipe.mask.r_max == 0:
         values["mask"] = 0
-    if not objectives & {"joint", "reward"}:
+    if not _rewarded(recipe):
         values["reward"] = recipe.reward.metric
     elif recipe.reward.policy in ("positive", "truncated_is"):
         values["reward"].pop("kl_beta")  # the paper's alone has an anchor
@@ -142,15 +161,19 @@ def essence(recipe: Recipe) -> dict[str, Any]:
     return values
 
 
-def _makes(recipe: Recipe, seed: int) -> str:
-    """What a job's responses follow from: jobs with the same one share them."""
+def _rewarded(recipe: Recipe) -> bool:
+    return any(phase.objective in ("joint", "reward") for phase in recipe.train.phases)
+
+
+def _makes(recipe: Recipe) -> str:
+    """What a job's responses follow from beside the seed: jobs with the same one share them."""
     if all(phase.objective == "labels" for phase in recipe.train.phases):
         return ""
     values = essence(recipe)
     train = {name: values["train"][name] for name in ("questions_per_step", "teacher_logits", "teacher_top_k")}
     source = {name: value for name, value in values["data"].items() if name != "labels"}
     same = {name: values[name] for name in ("student", "teachers", "mask", "responses")}
-    return _digest({**same, "train": train, "data": source, "seed": seed})
+    return _digest({**same, "train": train, "data": source})
 
 
 def slug_of(title: str) -> str:

@@ -1,11 +1,14 @@
 """Questions into model inputs: the chat template, image placeholders and pixels, cached where questions repeat them."""
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from masters_edge import kept
 from masters_edge.data.images import first_by_image
 from masters_edge.data.records import Question, image_size, open_image
 from masters_edge.errors import UserError
@@ -38,8 +41,12 @@ class Prompter:
         Raises:
             UserError: `source` can't be read, or is of a family that isn't built in.
         """
-        config = load_config(source)
-        return cls(load_processor(source), family_of(config, source), config)
+
+        def make() -> "Prompter":
+            config = load_config(source)
+            return cls(load_processor(source), family_of(config, source), config)
+
+        return kept.once("prompter", lambda: _processor_of(source), make)
 
     @property
     def tokenizer(self) -> Any:
@@ -152,6 +159,17 @@ def check_image_tokens(
         for size in sorted(chosen):
             prompter(sizes[size])
             heard(done := done + 1, total)
+
+
+def _processor_of(source: str) -> str:
+    """A digest of all in a checkpoint's folder that prompts are built by; a hub id as it is."""
+    if not Path(source).is_dir():
+        return source
+    total = hashlib.sha256()
+    for path in sorted(Path(source).iterdir()):
+        if path.suffix in (".json", ".jinja", ".txt", ".model") and not path.name.endswith(".index.json"):
+            total.update(f"{path.name} ".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
 
 
 def left_padded(prompts: Sequence[list[int]], pad: int) -> dict[str, torch.Tensor]:

@@ -41,4 +41,5 @@ class SmolVLM(Family):
         return list(model.base_model.get_image_features(**images, return_dict=True).pooler_output)
 
     def inputs_of_features(self, features: list[torch.Tensor]) -> dict[str, Any]:
-        return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=list(features))}}
+        rows: Any = list(features)  # a tensor per row, as the model's own get_image_features gives them
+        return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=rows)}}

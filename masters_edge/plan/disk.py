@@ -77,6 +77,18 @@ def phase_disk(
     return PhaseDisk(round(responses), count * checkpoint, 4 * weights + other, checkpoint)
 
 
+_ORIGIN = store.Origin(
+    student="0" * 64,
+    teacher_model="1" * 64,
+    student_template="0" * 16,
+    teacher_template="1" * 16,
+    student_engine="transformers",
+    teacher_engine="transformers",
+    sampling="{}",
+    seed=0,
+)
+
+
 def _shard(recipe: Recipe, tokens: int, vocabulary: int) -> tuple[float, float]:
     """Fixed bytes of a shard, and bytes of a row."""
     with tempfile.TemporaryDirectory() as folder:
@@ -84,7 +96,7 @@ def _shard(recipe: Recipe, tokens: int, vocabulary: int) -> tuple[float, float]:
         for groups in _SAMPLES:
             rows = [row for _ in range(groups) for row in _group(recipe, max(1, tokens), vocabulary, rng)]
             path = Path(folder) / f"{groups}.parquet"
-            store.write(path, rows)
+            store.write(path, rows, _ORIGIN)
             sizes.append(path.stat().st_size)
             counts.append(len(rows))
     per_row = (sizes[1] - sizes[0]) / (counts[1] - counts[0])

@@ -178,16 +178,17 @@ class _Calibration:
 
     def _responses(self, student: Any, phase: Phase, pool: list[Question]) -> list[Any]:
         """Times answering and scoring; returns visits enough for the training steps, of the first stage."""
-        from masters_edge.responses import store
+        from masters_edge.responses import scoring, store
         from masters_edge.responses.engine import Engine, Request, sampled
-        from masters_edge.responses.generate import Generator
         from masters_edge.training import Visit
 
         options = self.recipe.responses
         stage = schedule.stages(self.recipe, phase, self.teachers.masks)[0]
-        teacher, of_teacher = self.teachers.at(stage.teacher, stage.ratio), self.teachers.prompter(stage.teacher)
-        family = self.prompter.family
-        generator = Generator(self.recipe, self.folder, student, family, self.prompter, self.teachers)
+        of_teacher = self.teachers.prompter(stage.teacher)
+        voices = {
+            "student": scoring.Voice(student, self.prompter.family, self.prompter),
+            "teacher": scoring.Voice(self.teachers.at(stage.teacher, stage.ratio), of_teacher.family, of_teacher),
+        }
         per_step = schedule.questions_per_step(self.recipe, phase)
         counts = {"student": options.student, "teacher": options.teacher}
         batch = options.batch_size // max(1, min(count for count in counts.values() if count))
@@ -195,8 +196,8 @@ class _Calibration:
         some = asked[:batch]  # one full batch of sequences
         limits = (options.max_new_tokens, options.batch_size)
         engines = {
-            "student": Engine(student, family, self.prompter, *limits),
-            "teacher": Engine(teacher, of_teacher.family, of_teacher, *limits),
+            who: Engine(voice.model, voice.family, voice.prompter, *limits, voice.features)
+            for who, voice in voices.items()
         }
         drawn: dict[str, list[tuple[tuple[int, ...], str]]] = {question.id: [] for question in asked}
         for source, count in counts.items():
@@ -204,6 +205,7 @@ class _Calibration:
                 continue
             requests = [sampled(q, count, self.recipe.seed, source, stage.index) for q in asked]
             engines[source].answer(requests[: len(some)], options)  # warm-up
+            voices[source].features.forget()
             started = time.perf_counter()
             answers = engines[source].answer(requests, options)
             spent = time.perf_counter() - started
@@ -212,13 +214,16 @@ class _Calibration:
             self.rates[f"generate_{source}"] = sum(len(ids) for responses in answers for ids in responses) / spent
         if self.questions.held_out:
             held_out = [Request(question) for question in self.questions.held_out]
+            evaluated = Engine(student, self.prompter.family, self.prompter, *limits)
             started = time.perf_counter()
-            greedy = engines["student"].answer(held_out)
+            greedy = evaluated.answer(held_out)
             self.rates["evaluate"] = len(greedy) / (time.perf_counter() - started)
-        started, rows = time.perf_counter(), []
+        rows: list[store.Response] = []
+        started = time.perf_counter()
         per_batch = max(1, options.batch_size // (options.student + options.teacher))
         for start in range(0, len(asked), per_batch):
-            rows += generator.score(stage, teacher, asked[start : start + per_batch], drawn, {})
+            part = asked[start : start + per_batch]
+            rows += scoring.rows(self.recipe, stage, voices["student"], voices["teacher"], part, drawn)
         spent = time.perf_counter() - started
         behind = 2 * sum(len(row.token_ids) - 1 for row in rows)
         prompts = sum(len(prompter(q)[0]) for q in asked for prompter in (self.prompter, of_teacher))
@@ -254,7 +259,7 @@ class _Calibration:
         train = recipe.train.model_copy(update={"trackers": [], "save_every": 10 * STEPS, "log_every": 10 * STEPS})
         settings = training.arguments(recipe.model_copy(update={"train": train}), steps, self.folder / "steps")
         settings.save_strategy = "no"  # type: ignore[assignment]
-        collator = training.Collator(self.prompter, teachers)
+        collator = training.Collator(self.prompter, teachers, recipe.reward)
         dataset = training.Visits(visits, self._label_row)
         trainer = training.PhaseTrainer(
             phase=steps,

@@ -147,7 +147,7 @@ def _names(recipe: Recipe) -> Iterator[tuple[Key, str, list[str]]]:
     from masters_edge import export
     from masters_edge.benchmarks import metrics
 
-    yield ("reward", "metric"), recipe.reward.metric, metrics.names()
+    yield ("reward", "metric"), recipe.reward.metric, [*metrics.names(), metrics.JUDGE]
     yield ("bench", "metric"), recipe.bench.metric, metrics.names()
     for index, scheme in enumerate(recipe.quantize.schemes):
         if isinstance(scheme, str):  # one with exceptions has checked itself

@@ -58,6 +58,8 @@ def lines(recipe: Recipe, recipe_path: Path) -> Iterator[str]:
                 f"         steps {stage.first:,} to {stage.last:,}: {recipe.teachers[stage.teacher]}, mask "
                 f"{stage.ratio:.2f}{share}, {visits:,} visits, at most {responses:,} responses"
             )
+        if recipe.responses.split == "auto" and plan.phase.objective != "labels":
+            yield "         split auto: perhaps more questions with fewer responses each, as many sequences"
         if "reward" in plan.phase.objective or plan.phase.objective == "joint":
             yield f"         reward: {_reward(recipe)}"
         qat = recipe.quantize.qat
@@ -82,5 +84,7 @@ def _reward(recipe: Recipe) -> str:
         parts.append(f"R_acc by {reward.metric}{unlabelled}")
     if reward.distillation:
         parts.append("R_distill")
+    if reward.policy == "auto":
+        return f"{' + '.join(parts)}, policy auto: chosen once the responses are scored"
     beta = f", beta {reward.kl_beta:g}" if reward.policy == "paper" else ""
     return f"{' + '.join(parts)}, policy {reward.policy}, weight {reward.weight:g}{beta}"

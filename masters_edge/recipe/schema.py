@@ -105,9 +105,9 @@ class Endpoint(Section):
     """An OpenAI-compatible server that answers questions about images (vLLM, SGLang, `transformers serve`, ...)."""
 
     url: str
-    """Where it listens, `/v1` included, such as `http://gpu-box:8000/v1`. `{ratio}` and `{teacher}` stand for the stage's
-    mask ratio (`{ratio:.2f}`) and the teacher's place in the chain: a masked teacher is served as a checkpoint of its
-    own, made by `masters-edge mask`."""
+    """Where it listens, `/v1` included, such as `http://gpu-box:8000/v1`. `{ratio}` and `{teacher}` stand for the
+    stage's mask ratio (`{ratio:.2f}`) and the teacher's place in the chain: a masked teacher is served as a checkpoint
+    of its own, made by `masters-edge mask`."""
     model: str
     """Name of the model there; may hold `{ratio}` and `{teacher}` as well."""
     api_key_env: str = "OPENAI_API_KEY"
@@ -154,6 +154,10 @@ class Responses(Section):
     """Sequences generated at once (count). Changes speed and memory, not the responses."""
     questions_per_shard: int = Field(default=512, ge=1)
     """Questions in one Parquet file (count): what a kill loses at most."""
+    split: Literal["fixed", "auto"] = "fixed"
+    """How a step's sequences are dealt out: `fixed` as the counts above and `train.questions_per_step` say; `auto`
+    keeps their product, and asks more questions with fewer responses each where the responses to a question turn out
+    alike (a few are asked ahead)."""
     student_engine: Literal["transformers", "vllm"] | Endpoint = "transformers"
     """What samples the student's responses: transformers, vLLM in this process (GPUs), or a server."""
     teacher_engine: Literal["transformers", "vllm"] | Endpoint = "transformers"
@@ -161,8 +165,8 @@ class Responses(Section):
     vllm: Vllm = Field(default_factory=Vllm)
     """How vLLM runs, where an engine is `vllm`."""
     shared: str | None = None
-    """Folder in which several runs keep their responses: what one made of the same models, questions, sampling and seed,
-    another reads. None: each run's own folder."""
+    """Folder in which several runs keep their responses: what one made of the same models, questions, sampling and
+    seed, another reads. None: each run's own folder."""
 
 
 class Judge(Section):
@@ -203,8 +207,10 @@ class Reward(Section):
     """Take R_distill from the student as it is at each step, instead of the one that the phase started from."""
     unlabelled: Literal["teacher", "none"] = "teacher"
     """Label where a question has none: the unmasked teacher's own greedy answer, or `none` (R_acc left out there)."""
-    policy: Literal["paper", "positive", "truncated_is"] = "paper"
-    """Policy term: the paper's (Eq. 8); positive advantages only; truncated importance weights (METHOD 8)."""
+    policy: Literal["paper", "positive", "truncated_is", "auto"] = "paper"
+    """Policy term: the paper's (Eq. 8); positive advantages only; truncated importance weights (METHOD 8). `auto`
+    chooses term, weight and beta once the responses are scored, from how right teacher and student are on labelled
+    questions."""
     weight: float = Field(default=1.0, ge=0)
     """Weight of the policy term beside the distillation term."""
     kl_beta: float = Field(default=0.1, ge=0)

@@ -82,6 +82,14 @@ class Generator:
         paths = self._made(folder, cut, on_progress) or self._speak(stage, folder, cut, labels, on_progress)
         return {question.id: paths[number] for number, asked in cut for question in asked}
 
+    def drawn(self, stage: Stage, questions: Sequence[Question], on_progress: Progress | None = None) -> Drawn:
+        """Responses to a few questions, not kept."""
+        with self._student() as (student, _), self._teacher(stage.teacher, stage.ratio) as (teacher, _):
+            drawn = self._sample(stage, questions, {"student": student, "teacher": teacher})
+        if on_progress:
+            on_progress(len(questions))
+        return drawn
+
     def _speak(
         self, stage: Stage, folder: Path, cut: Sequence[Any], labels: dict[str, str], on_progress: Progress | None
     ) -> list[Path]:

@@ -52,8 +52,8 @@ def rows(
             owner.append(place)
             distinct.append(list(ids))
     hidden = [_hidden(voice, questions, distinct, owner) for voice in (student, teacher)]
-    ids = torch.tensor([token for response in distinct for token in response])
-    scored = _token_scores(recipe, student, teacher, hidden, ids)
+    flat = torch.tensor([token for response in distinct for token in response])
+    scored = _token_scores(recipe, student, teacher, hidden, flat)
     divergence = sequences.response_means(scored["jsd"].double(), distinct).numpy()
     parts = sequences.response_slices(distinct)
     texts = [t.strip() for t in student.prompter.tokenizer.batch_decode(distinct, skip_special_tokens=True)]
@@ -81,9 +81,7 @@ def rows(
         )
 
 
-def _hidden(
-    voice: Voice, questions: Sequence[Question], distinct: list[list[int]], owner: list[int]
-) -> torch.Tensor:
+def _hidden(voice: Voice, questions: Sequence[Question], distinct: list[list[int]], owner: list[int]) -> torch.Tensor:
     """The states `[tokens, hidden]` that predict each response token."""
     prompts, images = zip(*(voice.prompter(question) for question in questions))
     batch = sequences.pack(prompts, images, distinct, owner, voice.prompter.tokenizer.pad_token_id)
@@ -94,8 +92,8 @@ def _hidden(
 def _token_scores(
     recipe: Recipe, student: Voice, teacher: Voice, hidden: list[torch.Tensor], token_ids: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """What is known of each response token, on the CPU: JSD and log-probability `[tokens]`, and, where training asks for
-    no live teacher, the teacher's most likely tokens `[tokens, k]`.
+    """What is known of each response token, on the CPU: JSD and log-probability `[tokens]`, and, where training has no
+    live teacher, the teacher's most likely tokens `[tokens, k]`.
 
     `hidden`: the student's and the teacher's states, `[tokens, hidden]` each.
     """

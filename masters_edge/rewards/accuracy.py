@@ -70,6 +70,14 @@ class Scorer:
             self._panel.close()
             self._panel = None
 
+    def check(self) -> None:
+        """Have the judge say something, before hours are spent on what it is to score.
+
+        Raises:
+            UserError: the recipe names no judge, it can't be loaded or can't be reached.
+        """
+        self._open("the run").check()
+
     def score(self, items: Sequence[Item], on_progress: Callable[[int], None] | None = None) -> list[Verdict]:
         """A verdict per item, in order. `on_progress` hears how many responses were judged since it was last called.
 
@@ -83,18 +91,19 @@ class Scorer:
         return verdicts
 
     def _judge(self, items: Sequence[Item], on_progress: Callable[[int], None] | None) -> Iterable[Verdict]:
-        if not items:
-            return []
+        return self._open(f"question {items[0].question_id}").verdicts(items, on_progress) if items else []
+
+    def _open(self, who: str) -> "Panel":
         if self._panel is None:
             if self.reward.judge is None:
                 raise UserError(
-                    f"question {items[0].question_id} asks for a judge, but the recipe names none; set "
+                    f"{who} asks for a judge, but the recipe names none; set "
                     "reward.judge.model (and reward.judge.url for a server), or give the question a rule"
                 )
             from masters_edge.rewards.judge.panel import Panel
 
             self._panel = Panel(self.reward.judge, self.folder)
-        return self._panel.verdicts(items, on_progress)
+        return self._panel
 
 
 def _by_rule(item: Item) -> Verdict:

@@ -14,7 +14,7 @@ from masters_edge.training import Visits
 
 
 def rows_of(run: Path) -> list[dict[str, Any]]:
-    return [row for path in sorted((run / "phase-0-joint/responses").glob("stage-*")) for row in store.read(path)]
+    return [row for path in sorted((run / "phase-0-joint/responses").rglob("*.parquet")) for row in store.read(path)]
 
 
 @pytest.fixture

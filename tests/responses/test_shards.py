@@ -24,9 +24,9 @@ import sys
 from pathlib import Path
 from masters_edge.responses import shards
 from tests.responses.test_shards import NAMES, make
-folder, pause, start = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+folder, stuck, start = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
 heard = []
-paths = shards.fill(folder, NAMES, lambda n, p: make(n, p, pause), heard.append, range(len(NAMES)), start)
+paths = shards.fill(folder, NAMES, lambda n, p: make(n, p, stuck), heard.append, range(len(NAMES)), start)
 assert all(path.exists() for path in paths)
 assert sorted(heard) == list(range(len(NAMES))), heard
 """
@@ -41,23 +41,27 @@ def rows(number: int) -> list[dict]:
     ]
 
 
-def make(number: int, path: Path, pause: float = 0) -> None:
-    """What `store.write` writes, but a while passes with half of it on the disk; then a line in `made`."""
+def make(number: int, path: Path, stuck: float = 0) -> None:
+    """What `store.write` writes, then a line in `made`. A share of the shards get stuck when half of one is on the disk,
+    until the file `slow` goes."""
+    home = path.parent.parent
     with tempfile.TemporaryDirectory() as elsewhere:
         store.write(Path(elsewhere) / "shard", rows(number))
         content = (Path(elsewhere) / "shard").read_bytes()
     with whole_file(path) as temporary, temporary.open("wb") as file:
         file.write(content[: len(content) // 2])
         file.flush()
-        time.sleep(pause * random.random())
+        is_stuck = random.random() < stuck
+        while is_stuck and (home / "slow").exists():
+            time.sleep(0.005)
         file.write(content[len(content) // 2 :])
-    with (path.parent.parent / "made").open("a") as log:
+    with (home / "made").open("a") as log:
         log.write(f"{number} {os.getpid()}\n")
 
 
-def worker(folder: Path, pause: float, start: int = 0) -> subprocess.Popen:
+def worker(folder: Path, stuck: float, start: int = 0) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.Popen([sys.executable, "-c", WORKER, str(folder), str(pause), str(start)], env=environment)
+    return subprocess.Popen([sys.executable, "-c", WORKER, str(folder), str(stuck), str(start)], env=environment)
 
 
 def made(folder: Path) -> Counter:
@@ -86,7 +90,7 @@ def halves(folder: Path, process: subprocess.Popen) -> list[Path]:
 
 
 def test_processes_make_each_shard_once(tmp_path: Path) -> None:
-    """No pause: they meet at every shard, and at every lock file that goes."""
+    """Nobody is slow: they meet at every shard, and at every lock file that goes."""
     folder = tmp_path / "responses"
     workers = [worker(folder, 0.0) for _ in range(3)]
     assert [process.wait(60) for process in workers] == [0, 0, 0]
@@ -95,20 +99,23 @@ def test_processes_make_each_shard_once(tmp_path: Path) -> None:
 
 
 def test_killed_in_the_middle_of_shards_nothing_is_lost_or_made_twice(tmp_path: Path) -> None:
+    """Three of six kills hit when half of a shard is written, three at any moment."""
     folder, seed = tmp_path / "responses", time.time_ns()
     rng = random.Random(seed)
-    workers, in_the_middle = [worker(folder, 0.1, start) for start in (0, 17)], 0
-    for _ in range(6):
+    (tmp_path / "slow").touch()
+    workers = [worker(folder, 0.5, start) for start in (0, 17)]
+    for number in range(6):
         victim = rng.choice(workers)
-        wait_for(functools.partial(halves, folder, victim), victim)
-        time.sleep(rng.uniform(0, 0.1))
+        if number % 2:
+            wait_for(functools.partial(halves, folder, victim), victim)
+        else:
+            time.sleep(rng.uniform(0, 0.5))
         victim.kill()
         victim.wait()
-        in_the_middle += bool(halves(folder, victim))
         workers.remove(victim)
-        workers.append(worker(folder, 0.1, rng.randrange(len(NAMES))))
-    assert [process.wait(60) for process in workers] == [0, 0]
-    assert in_the_middle, f"seed {seed}"
+        workers.append(worker(folder, 0.5, rng.randrange(len(NAMES))))
+    (tmp_path / "slow").unlink()
+    assert [process.wait(60) for process in workers] == [0, 0], f"seed {seed}"
     assert max(made(folder).values()) == 1, f"seed {seed}"
     assert_as_undisturbed(folder)
 
@@ -117,7 +124,8 @@ def test_who_waits_takes_over_what_a_dead_one_left(tmp_path: Path) -> None:
     folder = tmp_path / "responses"
     for number, name in enumerate(NAMES[1:], 1):
         make(number, folder / name)
-    slow = worker(folder, 1000.0)
+    (tmp_path / "slow").touch()
+    slow = worker(folder, 1.0)
     wait_for(functools.partial(halves, folder, slow), slow)
     heard: list[int] = []
     waiting = threading.Thread(target=shards.fill, args=(folder, NAMES, make, heard.append), daemon=True)

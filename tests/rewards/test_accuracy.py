@@ -157,17 +157,31 @@ def test_as_many_requests_at_once_as_the_recipe_says(tmp_path: Path) -> None:
 
 
 def test_a_judge_that_is_not_there_ends_the_run_at_once(tmp_path: Path) -> None:
-    with Scorer(reward("http://127.0.0.1:9/v1"), tmp_path) as scorer:
-        with pytest.raises(UserError, match="the judge j at http://127.0.0.1:9/v1 doesn't answer .*reward.judge.url"):
-            scorer.score([item("blue"), item("red")])
+    said = "the judge j at http://127.0.0.1:9/v1 doesn't answer .*reward.judge.url"
+    with Scorer(reward("http://127.0.0.1:9/v1"), tmp_path) as scorer, pytest.raises(UserError, match=said):
+        scorer.score([item("blue"), item("red")])
     for status in (401, 404, 500):
         with judge_server(lambda _, status=status: status) as server, Scorer(reward(server), tmp_path) as scorer:
             with pytest.raises(UserError, match=f"doesn't answer .*{status}"):
                 scorer.score([item("blue"), item("red")])
             assert len(server.asked) == 1
-    with judge_server(lambda _: {"nothing": "here"}) as server, Scorer(reward(server), tmp_path) as scorer:
-        with pytest.raises(UserError, match="doesn't answer"):
-            scorer.score([item("blue")])
+    with (
+        judge_server(lambda _: {"nothing": "here"}) as server,
+        Scorer(reward(server), tmp_path) as scorer,
+        pytest.raises(UserError, match="doesn't answer"),
+    ):
+        scorer.score([item("blue")])
+
+
+def test_a_judge_is_checked_before_a_run(tmp_path: Path) -> None:
+    with judge_server(lambda _: "hm") as server, Scorer(reward(server), tmp_path) as scorer:
+        scorer.check()
+        scorer.check()
+        assert len(server.asked) == 2, "nothing of it is kept"
+    with Scorer(reward("http://127.0.0.1:9/v1"), tmp_path) as scorer, pytest.raises(UserError, match="doesn't answer"):
+        scorer.check()
+    with Scorer(Reward(), tmp_path) as scorer, pytest.raises(UserError, match="the run asks for a judge"):
+        scorer.check()
 
 
 def test_a_prompt_that_is_refused_says_nothing_about_the_server(tmp_path: Path) -> None:
@@ -251,9 +265,9 @@ def test_a_question_for_a_judge_that_the_recipe_lacks(tmp_path: Path) -> None:
 
 def test_a_damaged_cache_is_said(tmp_path: Path) -> None:
     (tmp_path / "judge.sqlite").write_bytes(b"no database, though long enough to be one" * 100)
-    with judge_server(strict) as server, Scorer(reward(server), tmp_path) as scorer:
-        with pytest.raises(UserError, match=r"judge\.sqlite .*not a database.*delete"):
-            scorer.score([item("blue")])
+    said = r"judge\.sqlite .*not a database.*delete"
+    with Scorer(reward("http://127.0.0.1:9/v1"), tmp_path) as scorer, pytest.raises(UserError, match=said):
+        scorer.score([item("blue")])
 
 
 def _score_many(url: str, folder: Path) -> None:
@@ -289,7 +303,8 @@ def test_a_killed_run_asks_nothing_twice(tmp_path: Path) -> None:
         from pathlib import Path
         from masters_edge.recipe.schema import Reward
         from masters_edge.rewards.accuracy import Item, Scorer
-        reward = Reward.model_validate({"metric": "judge", "judge": {"model": "j", "url": sys.argv[1], "concurrency": 1}})
+        judge = {"model": "j", "url": sys.argv[1], "concurrency": 1}
+        reward = Reward.model_validate({"metric": "judge", "judge": judge})
         items = [Item(str(n), "q", f"blue {n}", ("blue",), "judge") for n in range(60)]
         with Scorer(reward, Path(sys.argv[2])) as scorer:
             print(json.dumps([verdict.score for verdict in scorer.score(items)]))

@@ -1,1 +1,20 @@
 """R_acc by a language model (METHOD 5): what it is asked, how its answer is read, who answers, what is kept."""
+
+from pathlib import Path
+
+from masters_edge.recipe import checkpoint
+from masters_edge.recipe.schema import Judge
+
+
+def resolved(judge: Judge, recipe_path: Path) -> Judge:
+    """The judge with its model as transformers finds it: a folder or .gguf file beside the recipe as an absolute path,
+    a hub id or a server's name for it as it is.
+
+    Raises:
+        UserError: a path that starts with `.`, `/` or `~` where there is nothing.
+    """
+    if judge.url is not None:
+        return judge
+    file = (recipe_path.parent / Path(judge.model).expanduser()).resolve()
+    gguf = file.suffix == ".gguf" and file.is_file()
+    return judge.model_copy(update={"model": str(file) if gguf else checkpoint(judge.model, recipe_path)})

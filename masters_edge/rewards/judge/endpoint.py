@@ -95,10 +95,8 @@ class Endpoint:
                     value = self._fields.pop(name)
                     if instead is not None:
                         self._fields[instead] = value
-                    say(
-                        f"judge {self.judge.model}: the server takes no {name}"
-                        + (f", {instead} is sent" * bool(instead))
-                    )
+                    note = f", {instead} is sent" if instead else ""
+                    say(f"judge {self.judge.model}: the server takes no {name}{note}")
                     return True
         return False
 

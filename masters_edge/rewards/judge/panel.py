@@ -43,6 +43,10 @@ def open_voice(judge: Judge) -> Voice:
     return Local(judge)
 
 
+Kept = tuple[float | None, str]
+"""Score and explanation."""
+
+
 class Panel:
     """The recipe's judge and the verdicts it gave before. The model is opened when a verdict is missing."""
 
@@ -57,52 +61,50 @@ class Panel:
         if self._voice is not None:
             self._voice.close()
 
+    def check(self) -> None:
+        """Have the judge say something, whatever it is. Raises UserError where it can't be loaded or reached."""
+        for _ in self._said({"": prompt.judging("What is in the picture?", ["a cat"], "a cat")}, {}):
+            pass
+
     def verdicts(self, items: Sequence[Item], on_progress: Callable[[int], None] | None = None) -> list[Verdict]:
-        """A verdict per item, in order; equal items are asked once."""
+        """A verdict per item, in order; equal items are asked once. What the judge said is kept; a request that failed
+        isn't, so that a later call asks it again."""
         keys = [self._key(item) for item in items]
         found = {k: kept for k in dict.fromkeys(keys) if (kept := self._cache.get(k)) is not None}
         advance = on_progress or (lambda _: None)
         advance(sum(k in found for k in keys))
         missing = {k: item for k, item in zip(keys, items) if k not in found}
-        for done in self._ask(missing):
-            found.update(done)
-            advance(sum(k in done for k in keys))
+        failed: dict[str, str] = {}
+        for settled in self._ask(missing, failed):
+            self._cache.put((k, score, why) for k, (score, why) in settled.items())
+            found |= settled
+            advance(sum(k in settled for k in keys))
+        found |= {k: (None, error) for k, error in failed.items()}
+        advance(sum(k in failed for k in keys))
         return [Verdict(found[k][0], self.name, found[k][1]) for k in keys]
 
     def _key(self, item: Item) -> str:
         accepted = list(dict.fromkeys(item.accepted))
         return key(self.judge.model, self.judge.url, prompt.VERSION, item.question, accepted, item.response)
 
-    def _ask(self, missing: dict[str, Item]) -> Iterator[dict[str, tuple[float | None, str]]]:
-        """(score, why) by key, as they are settled. What the judge said is kept, a request that failed isn't: a later
-        call asks it again."""
-        if not missing:
+    def _ask(self, missing: dict[str, Item], failed: dict[str, str]) -> Iterator[dict[str, Kept]]:
+        """(score, why) by key, as they are settled; the errors of requests that failed go to `failed`."""
+        untagged: dict[str, str] = {}
+        asked = {k: prompt.judging(item.question, item.accepted, item.response) for k, item in missing.items()}
+        for said in self._said(asked, failed):
+            scores = {k: prompt.score(text) for k, text in said.items()}
+            untagged |= {k: said[k] for k, score in scores.items() if score is None}
+            yield {k: (score, prompt.spoken(said[k])) for k, score in scores.items() if score is not None}
+        for said in self._said({k: prompt.parsing(text) for k, text in untagged.items()}, failed):
+            yield {k: (prompt.parsed(text), prompt.spoken(untagged[k])) for k, text in said.items()}
+
+    def _said(self, prompts: dict[str, str], failed: dict[str, str]) -> Iterator[dict[str, str]]:
+        """What the judge says to each prompt, by key, as it comes in."""
+        if not prompts:
             return
         if self._voice is None:
             self._voice = open_voice(self.judge)
-        keys = list(missing)
-        untagged: dict[str, str] = {}
-        asked = [prompt.judging(item.question, item.accepted, item.response) for item in missing.values()]
-        for replies in self._voice.replies(asked):
-            said = {keys[place]: reply for place, reply in replies}
-            scores = {k: prompt.score(reply.text) for k, reply in said.items() if reply.text is not None}
-            untagged |= {k: said[k].text or "" for k, score in scores.items() if score is None}
-            settled = {
-                k: (score, prompt.spoken(said[k].text or "")) for k, score in scores.items() if score is not None
-            }
-            yield self._keep(settled) | {k: (None, reply.error) for k, reply in said.items() if reply.text is None}
-        if not untagged:
-            return
-        keys = list(untagged)
-        for replies in self._voice.replies([prompt.parsing(reply) for reply in untagged.values()]):
-            said = {keys[place]: reply for place, reply in replies}
-            settled = {
-                k: (prompt.parsed(reply.text), prompt.spoken(untagged[k]))
-                for k, reply in said.items()
-                if reply.text is not None
-            }
-            yield self._keep(settled) | {k: (None, reply.error) for k, reply in said.items() if reply.text is None}
-
-    def _keep(self, settled: dict[str, tuple[float | None, str]]) -> dict[str, tuple[float | None, str]]:
-        self._cache.put((k, score, why) for k, (score, why) in settled.items())
-        return settled
+        keys = list(prompts)
+        for replies in self._voice.replies(list(prompts.values())):
+            failed |= {keys[place]: reply.error for place, reply in replies if reply.text is None}
+            yield {keys[place]: reply.text for place, reply in replies if reply.text is not None}

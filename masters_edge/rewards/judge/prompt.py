@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 VERSION = 1
-"""Part of the cache's key: raise it with every change of the wording, so that no older verdict is taken for a new one."""
+"""Part of the cache's key: raise it with every change of the wording, so that no older verdict passes for a new one."""
 
 _INSTRUCTIONS = """You grade a response to a question about an image. You don't see the image; the label says what is \
 right.

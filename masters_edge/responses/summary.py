@@ -1,0 +1,94 @@
+"""What the responses of a phase are like, before anything is trained on them.
+
+In: the shards. Out: counts and means as `responses.json` beside them: how many groups carry no advantage, since their
+responses are all alike or all equally good; how right student and teacher are where a label says so. `reward.policy:
+auto` chooses by these figures.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from masters_edge import rewards
+from masters_edge.files import read_json, write_json
+from masters_edge.recipe.schema import Reward
+from masters_edge.responses import store
+
+FILE = "responses.json"
+SCHEMA_VERSION = 1
+_COLUMNS = ("question_id", "stage", "source", "count", "jsd", "r_acc", "scorer", "label_source")
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Counts over a phase's responses, and means in [0, 1].
+
+    `student` and `teacher`: mean R_acc of the responses that each gave to questions with a label of the data set (the
+    teacher's own labels would flatter it), None where none was scored; a response that both gave counts for both.
+    `no_advantage`: share of groups that the policy term skips. `unscored`: responses that the judge failed on.
+    """
+
+    groups: int
+    responses: int
+    distinct: int
+    no_advantage: float
+    unscored: int
+    student: float | None
+    teacher: float | None
+
+    def sentence(self) -> str:
+        """For the screen."""
+        per_group = self.responses / self.groups
+        parts = [
+            f"{self.groups:,} groups, {self.distinct / self.groups:.1f} distinct of {per_group:g} responses each",
+            f"{100 * self.no_advantage:.0f}% of the groups carry no advantage",
+        ]
+        right = [(who, getattr(self, who)) for who in ("student", "teacher") if getattr(self, who) is not None]
+        if right:
+            parts.append(" and ".join(f"{who} {100 * share:.0f}%" for who, share in right) + " right on labels")
+        if self.unscored:
+            parts.append(f"{self.unscored:,} responses unscored (the judge failed)")
+        return ", ".join(parts)
+
+
+def of(paths: Iterable[Path], reward: Reward, out: Path) -> Summary:
+    """The summary of some shards, from `out` where it stands there already."""
+    if out.exists():
+        kept = read_json(out)
+        return Summary(**{name: kept[name] for name in Summary.__dataclass_fields__})
+    found = summarize((row for path in paths for row in _rows(path)), reward)
+    write_json(out, {"schema_version": SCHEMA_VERSION, **asdict(found)})
+    return found
+
+
+def summarize(rows: Iterable[dict[str, Any]], reward: Reward) -> Summary:
+    """Over rows of the store, those of a group behind one another; memory stays flat."""
+    groups = responses = distinct = alike = unscored = 0
+    right, said = {"student": 0.0, "teacher": 0.0}, {"student": 0.0, "teacher": 0.0}
+    for _, group in groupby(rows, lambda row: (row["stage"], row["question_id"])):
+        members = list(group)
+        groups += 1
+        distinct += len(members)
+        responses += sum(row["count"] for row in members)
+        scores = rewards.score(members, reward)
+        alike += not scores.advantage.any()
+        unscored += sum(row["count"] for row, counted in zip(members, scores.counted) if not counted)
+        for row in members:
+            if row["r_acc"] is None or row["label_source"] != "label":
+                continue
+            for who in ("student", "teacher") if row["source"] == "both" else (row["source"],):
+                right[who] += row["r_acc"] * row["count"]
+                said[who] += row["count"]
+    shares = {who: right[who] / said[who] if said[who] else None for who in said}
+    return Summary(groups, responses, distinct, alike / max(1, groups), unscored, **shares)
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    yield from store.read(path, _COLUMNS)
+
+
+def in_order(found: Iterable[Path]) -> list[Path]:
+    """Each shard once, in the order of first use."""
+    return list(dict.fromkeys(found))

@@ -1,0 +1,204 @@
+"""Does vLLM say what transformers says? Run it where vLLM is installed, after updating either.
+
+    PYTHONPATH=. python recipes/responses/vllm_check.py --out vllm-check.md            # a tiny random SmolVLM, no download
+    PYTHONPATH=. python recipes/responses/vllm_check.py --checkpoint HuggingFaceTB/SmolVLM-256M-Instruct --dtype auto
+
+Compares, on pictures of several sizes: prompts token by token, greedy answers, what may be sampled at all (top-k, top-p,
+temperature, repetition penalty), seeds, a masked teacher, and the same through vLLM's server (unless --no-server). In 16
+bits greedy answers part where two tokens are almost as likely; in float32 on a CPU all were equal.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from masters_edge.data.records import Question
+from masters_edge.recipe.schema import Endpoint, Responses
+
+SIZES = ((64, 48), (32, 32), (48, 96), (128, 40))
+TEXTS = ("what is in this image?", "is there a red triangle?", "what colour is the shape on the left?")
+
+
+def main() -> None:
+    options = parse()
+    from masters_edge.families import load_model
+    from masters_edge.families.prompts import Prompter
+    from masters_edge.masking import mask_
+    from masters_edge.responses.engine import Engine, Request, sampled
+    from masters_edge.responses.engines import Speaker
+    from masters_edge.responses.engines.endpoint import EndpointEngine
+    from masters_edge.responses.engines.vllm import VllmEngine
+
+    with contextlib.ExitStack() as held:
+        folder = Path(held.enter_context(tempfile.TemporaryDirectory()))
+        source = options.checkpoint or str(tiny(folder / "tiny"))
+        asked = questions(folder, options.questions)
+        responses = Responses(max_new_tokens=options.tokens)
+        speaker = Speaker(Prompter.load(source), source)
+        model = load_model(source)
+        plain = Engine(model, speaker.family, speaker.prompter, options.tokens, batch_size=16)
+        greedy = [Request(question) for question in asked]
+        drawn = [sampled(question, 4, "check") for question in asked]
+        expected = plain.answer(greedy)
+        rows: list[tuple[str, str]] = []
+
+        with VllmEngine(responses, speaker, folder, dtype=options.dtype, **started(options)) as engine:
+            name, found, first = engine.name, engine.answer(greedy), engine.answer(drawn, responses)
+            rows.append(("prompts, token by token", f"{len(asked)} of {len(asked)} equal"))  # else answer() raises
+            rows.append(("greedy answers equal to transformers'", share(found, expected)))
+            again = engine.answer(list(reversed(drawn)), responses)[::-1]
+            rows.append(("sampled again with the same seeds, in another order: equal", share(again, first)))
+            one = [engine.answer([request], responses)[0] for request in drawn[:4]]
+            rows.append(("sampled again, one question at a time: equal", share(one, first[:4])))
+            other = engine.answer([sampled(question, 4, "other") for question in asked], responses)
+            rows.append(("sampled with other seeds: equal (chance)", share(other, first)))
+            rows.append(("first tokens outside of top-k and top-p", outside(model, speaker, drawn, first, responses)))
+            sharp = responses.model_copy(update={"temperature": 0.01, "repetition_penalty": 1.0})
+            rows.append(
+                ("sampled at temperature 0.01: equal to greedy", share(engine.answer(drawn, sharp), found * 1, 4))
+            )
+            banned = set(speaker.placeholders)
+            held_any = sum(bool(banned & set(ids)) for group in first + other for ids in group)
+            rows.append(("responses with an image placeholder", str(held_any)))
+
+        masked = dataclasses.replace(speaker, ratio=0.2, teacher=0)
+        mask_(model, 0.2)
+        with VllmEngine(responses, masked, folder, dtype=options.dtype, **started(options)) as engine:
+            found_masked = engine.answer(greedy)
+        rows.append(("greedy answers of a teacher masked at 0.2", share(found_masked, plain.answer(greedy))))
+        rows.append(("masked checkpoints left behind", str(len(list(folder.glob(".masked*"))))))
+
+        if not options.no_server:
+            url = held.enter_context(serving(source, options))
+            with EndpointEngine(Endpoint(url=url, model="checked"), responses, speaker) as engine:
+                rows.append(
+                    ("vLLM's server: greedy answers equal to transformers'", share(engine.answer(greedy), expected))
+                )
+                rows.append(("vLLM's server: sampled as in process", share(engine.answer(drawn, responses), first)))
+                rows.append(("vLLM's server: the engine's name", engine.name.replace(url, "URL")))
+    table = "\n".join(
+        [f"# {name}, {source if options.checkpoint else 'a tiny random SmolVLM'}", "", "| what | found |"]
+    )
+    table += "\n|---|---|\n" + "\n".join(f"| {what} | {said} |" for what, said in rows) + "\n"
+    print(table)
+    if options.out:
+        options.out.write_text(table)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", help="folder or hub id; none for a tiny random SmolVLM made here")
+    parser.add_argument("--dtype", default="float32", help="number format in vLLM")
+    parser.add_argument("--questions", type=int, default=24)
+    parser.add_argument("--tokens", type=int, default=12, help="longest response")
+    parser.add_argument("--max-model-len", type=int, default=512)
+    parser.add_argument("--no-server", action="store_true", help="leave `vllm serve` out")
+    parser.add_argument("--out", type=Path, help="file for the table")
+    return parser.parse_args()
+
+
+def started(options: argparse.Namespace) -> dict[str, Any]:
+    return {"max_model_len": options.max_model_len, "enforce_eager": True}
+
+
+def tiny(folder: Path) -> Path:
+    """The tests' Idefics3 (SmolVLM by its old name) with heads of 32, the smallest that vLLM has kernels for on a CPU."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    from tests import tiny
+
+    tiny.idefics3(folder, seed=1, splitting=True)
+    config = AutoConfig.from_pretrained(folder)
+    for name, value in {"head_dim": 32, "num_attention_heads": 2, "num_key_value_heads": 1}.items():
+        setattr(config.text_config, name, value)
+    torch.manual_seed(1)
+    model = AutoModelForImageTextToText.from_config(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.1 if "embed_tokens" in name else 0.2)
+    model.save_pretrained(folder)
+    return folder
+
+
+def questions(folder: Path, count: int) -> list[Question]:
+    """Pictures of coloured noise, some asked about twice."""
+    found = []
+    for number in range(count):
+        picture, (width, height) = number // 2, SIZES[number // 2 % len(SIZES)]
+        path = folder / f"{picture}.png"
+        if not path.exists():
+            pixels = np.random.default_rng(picture).integers(0, 255, (height // 8 + 1, width // 8 + 1, 3))
+            image = Image.fromarray(pixels.repeat(8, 0).repeat(8, 1)[:height, :width].astype(np.uint8))
+            image.save(path)
+        found.append(Question(str(number), TEXTS[number % len(TEXTS)], path, str(picture)))
+    return found
+
+
+def share(found: list[list[list[int]]], expected: list[list[list[int]]], repeated: int = 1) -> str:
+    """How many responses are equal; `repeated`: each expected one stands for so many."""
+    pairs = [(a, b) for ours, theirs in zip(found, expected, strict=True) for a, b in zip(ours, theirs * repeated)]
+    return f"{sum(a == b for a, b in pairs)} of {len(pairs)}"
+
+
+def outside(model: Any, speaker: Any, drawn: Any, found: Any, sampling: Responses) -> str:
+    """First tokens that transformers' own warpers would not have let through (after the repetition penalty)."""
+    import torch
+
+    from masters_edge.responses.sampling import warpers
+
+    strangers = total = 0
+    for request, group in zip(drawn, found):
+        ids, image = speaker.prompter(request.question)
+        inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
+        inputs |= speaker.family.text_inputs(model.config, inputs["input_ids"])
+        with torch.inference_mode():
+            scores = model(**inputs, **speaker.family.collate_images([image])).logits[:, -1].float()
+            scores[:, speaker.placeholders] = -torch.inf
+            allowed = warpers(sampling, inputs["attention_mask"])(inputs["input_ids"], scores)[0]
+        strangers += sum(bool(torch.isinf(allowed[response[0]])) for response in group)
+        total += len(group)
+    return f"{strangers} of {total}"
+
+
+@contextlib.contextmanager
+def serving(source: str, options: argparse.Namespace) -> Iterator[str]:
+    """vLLM's server of the checkpoint, named `checked` (what `vllm serve` starts, whatever the package is called)."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", source, "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--served-model-name", "checked", "--dtype", options.dtype, "--enforce-eager"]
+    command += ["--max-model-len", str(options.max_model_len)]
+    environment = {**os.environ, "VLLM_LOGGING_LEVEL": "WARNING"}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    try:
+        for _ in range(300):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                break
+            if process.poll() is not None:
+                sys.exit(f"`{' '.join(command)}` ended with {process.returncode}; run it by hand to see why")
+            time.sleep(1)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+if __name__ == "__main__":
+    main()
