@@ -299,7 +299,8 @@ class _Pass:
 
         known = self.fingerprints
         own = known["student"] if source == self.student else families.fingerprint(source)
-        prints = Prints(own, known["teachers"], known["data"])
+        bare = data.fingerprint(q.without_answer() for q in self.questions.train)
+        prints = Prints(own, known["teachers"], known["data"], bare)
         return Generator(self.recipe, folder, student, source, self.family, self.prompter, self.teachers, prints)
 
     def _teacher_labels(self, phase: Phase, generator: Any, visited: list[Question]) -> dict[str, str]:

@@ -86,8 +86,14 @@ class _Base:
         return (self.phase("labels"),)
 
     def drawn(self, student: int, teacher: int, questions: int | None = None) -> tuple[str, ...]:
-        """So many responses a question; `questions` a step where they change."""
-        budget = () if questions is None else (f"train.questions_per_step={questions}",)
+        """So many responses a question; `questions` a step where they change.
+
+        Distillation alone reads no R_acc: such arms, which visit other questions, spare the teacher's own labels.
+        """
+        own = self.recipe.train.questions_per_step
+        budget: tuple[str, ...] = ()
+        if questions not in (None, own):
+            budget = (f"train.questions_per_step={questions}", "reward.unlabelled=none")
         return (f"responses.student={student}", f"responses.teacher={teacher}", *budget)
 
     @property

@@ -93,14 +93,9 @@ def jobs(
 
     `every`: all entries that there are, in whichever call: a job comes out the same whatever is wanted with it.
     """
-    scored = set()  # responses that a reward looks at
-    for entry in every:
-        if (
-            entry.slug
-            and entry.arm.trains
-            and _rewarded(recipe := recipes.load(recipe_path, [*overrides, *entry.arm.overrides]))
-        ):
-            scored.add(_makes(recipe))
+    trained = [entry for entry in every if entry.slug is not None and entry.arm.trains]
+    loaded = [recipes.load(recipe_path, [*overrides, *entry.arm.overrides]) for entry in trained]
+    scored = {_makes(recipe) for recipe in loaded if _rewarded(recipe)}  # responses that a reward looks at
     found: list[Job] = []
     for entry in wanted:
         if entry.slug is None or not entry.arm.trains or any(job.slug == entry.slug for job in found):

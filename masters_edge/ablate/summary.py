@@ -66,10 +66,10 @@ def _arm(
         "overrides": list(arm.overrides),
         "folder": entry.slug,
         "refused": entry.refused,
-        "failed": {seed: outcomes.failed[name] for seed, name in names.items() if name in outcomes.failed},
+        "failed": {str(seed): outcomes.failed[name] for seed, name in names.items() if name in outcomes.failed},
         "steps": entry.steps,
         "sequences": entry.sequences,
-        "seeds": dict(own),
+        "seeds": {str(seed): value for seed, value in own.items()},
         **{key: statistics.fmean(values) if values else None for key, values in means.items()},
     }
     if not arm.trains and own and len(set(own.values())) == 1:

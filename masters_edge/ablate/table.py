@@ -87,7 +87,7 @@ def _each(arm: Mapping[str, Any], seeds: Sequence[int]) -> str:
     values = arm["seeds"]
     if not arm["trained"] and len(set(values.values())) == 1:
         return "–"
-    return ", ".join(_number(values.get(seed)) for seed in seeds)
+    return ", ".join(_number(values.get(str(seed))) for seed in seeds)
 
 
 def _number(value: float | None) -> str:
@@ -103,7 +103,9 @@ def difference(found: Mapping[str, Any]) -> str:
     """ "+1.2 (0.3 to 2.1), better"."""
     text = f"{found['mean']:+.1f}"
     if found["low"] is not None:
-        text += f" ({found['low']:+.1f} to {found['high']:+.1f})"
+        # A bound that would read as zero gets the decimal that tells on which side of it it lies.
+        low, high = (f"{end:+.2f}" if abs(end) < 0.05 else f"{end:+.1f}" for end in (found["low"], found["high"]))
+        text += f" ({low} to {high})"
     return text + (f", {found['verdict']}" if found["verdict"] else "")
 
 

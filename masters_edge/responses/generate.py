@@ -50,7 +50,10 @@ class Generator:
     def labels(self, questions: Sequence[Question], on_progress: Progress | None = None) -> dict[str, str]:
         """The last teacher's own greedy answers, unmasked, to questions without a label; by question id."""
         cut = list(store.shards(questions, self.recipe.responses.questions_per_shard))
-        folder = self._place("labels", lambda: provenance.of_labels(self.recipe, questions, self.prints))
+        shared, folder = self.recipe.responses.shared, self.folder / "labels"
+        if shared is not None:
+            key = provenance.of_labels(self.recipe, questions, self.prints)
+            folder = provenance.shared_folder(Path(shared), "labels", key)
         paths = self._made(folder, cut, on_progress) or self._answer(folder, cut, on_progress)
         return {row["question_id"]: row["text"] for path in paths for row in store.read(path)}
 
@@ -74,12 +77,14 @@ class Generator:
     ) -> dict[str, Path]:
         """The shard that holds each question's group of scored responses, by question id."""
         cut = list(store.shards(questions, self.recipe.responses.questions_per_shard))
-        folder = self._place(
-            "responses",
-            lambda: provenance.of_stage(self.recipe, stage, questions, self.prints, self.teachers),
-            f"stage-{stage.index:02d}",
-        )
-        paths = self._made(folder, cut, on_progress) or self._speak(stage, folder, cut, labels, on_progress)
+        drawn, shared = None, self.recipe.responses.shared
+        folder = self.folder / "responses" / f"stage-{stage.index:02d}"
+        if shared is not None:
+            key = provenance.of_drawn(self.recipe, stage, questions, self.prints, self.teachers)
+            drawn = provenance.shared_folder(Path(shared), "drawn", key)
+            scored = provenance.of_scored(key, self.recipe, self.prints)
+            folder = provenance.shared_folder(Path(shared), "responses", scored)
+        paths = self._made(folder, cut, on_progress) or self._speak(stage, folder, drawn, cut, labels, on_progress)
         return {question.id: paths[number] for number, asked in cut for question in asked}
 
     def drawn(self, stage: Stage, questions: Sequence[Question], on_progress: Progress | None = None) -> Drawn:
@@ -91,8 +96,15 @@ class Generator:
         return drawn
 
     def _speak(
-        self, stage: Stage, folder: Path, cut: Sequence[Any], labels: dict[str, str], on_progress: Progress | None
+        self,
+        stage: Stage,
+        folder: Path,
+        drawn: Path | None,
+        cut: Sequence[Any],
+        labels: dict[str, str],
+        on_progress: Progress | None,
     ) -> list[Path]:
+        """Draw, score and write the shards. `drawn`: where runs with other labels share what was said."""
         with (
             self._student() as (student_engine, student),
             self._teacher(stage.teacher, stage.ratio) as (teacher_engine, teacher),
@@ -100,12 +112,20 @@ class Generator:
         ):
             engines = {"student": student_engine, "teacher": teacher_engine}
 
+            origin = self._origin(stage, student_engine.name, teacher_engine.name)
+
+            def rows_of(number: int) -> list[Response]:
+                said = self._sample(stage, cut[number][1], engines)
+                return list(self._score(stage, cut[number][1], said, student, teacher))
+
             def make(number: int, path: Path) -> None:
-                asked = cut[number][1]
-                drawn = self._sample(stage, asked, engines)
-                rows = list(self._score(stage, asked, drawn, student, teacher))
-                self._accuracy(rows, asked, labels, scorer)
-                store.write(path, rows, self._origin(stage, student_engine.name, teacher_engine.name))
+                if drawn is None:
+                    rows = rows_of(number)
+                else:
+                    kept = shards.fill(drawn, [path.name], lambda _, to: store.write(to, rows_of(number), origin))
+                    rows = [Response(**row) for row in store.read(kept[0], store.RESPONSE)]
+                self._accuracy(rows, cut[number][1], labels, scorer)
+                store.write(path, rows, origin)
 
             paths = self._fill(folder, cut, make, on_progress)
         if scorer.unscored:
@@ -120,13 +140,6 @@ class Generator:
         if on_progress:
             on_progress(sum(len(asked) for _, asked in cut))
         return paths
-
-    def _place(self, kind: str, key: Callable[[], dict[str, Any]], part: str = "") -> Path:
-        """The folder of these shards: the run's own, or the one for this key where runs share theirs."""
-        shared = self.recipe.responses.shared
-        if shared is not None:
-            return provenance.shared_folder(Path(shared), kind, key())
-        return self.folder / kind / part
 
     def _fill(
         self, folder: Path, cut: Sequence[Any], make: Callable[[int, Path], None], on_progress: Progress | None
@@ -194,6 +207,7 @@ class Generator:
         asked: list[tuple[Response, Item]] = []
         for row in rows:
             question = by_id[row.question_id]
+            row.metric = question.metric or self.recipe.reward.metric
             row.label, row.label_source = question.answer, "label"
             if row.label is None:
                 row.label, row.label_source = labels.get(question.id), "teacher"

@@ -1,7 +1,7 @@
 """Where responses come from: what stands beside every row, and the key under which several runs share shards.
 
-Two runs may read the same shard where everything is equal that decides what is in it: models, masks, questions with
-their labels, sampling, seed, and how it was scored. The key is a digest of just that.
+Two runs may read the same shard where everything is equal that decides what is in it: models, masks, questions,
+sampling and seed for what was drawn; labels, rule and judge as well once it is scored. The key is a digest of just that.
 """
 
 import hashlib
@@ -26,11 +26,13 @@ DESCRIPTION = "key.json"
 
 @dataclass(frozen=True, slots=True)
 class Prints:
-    """Fingerprints of what a phase generates from: the student it starts with, the teachers, the data set."""
+    """Fingerprints of what a phase generates from: the student it starts with, the teachers, the data set with and
+    without its labels."""
 
     student: str
     teachers: Sequence[str]
     data: str
+    unlabelled: str
 
 
 def sampling(recipe: Recipe) -> str:
@@ -43,11 +45,11 @@ def template(prompter: Prompter) -> str:
     return hashlib.sha256((prompter.processor.chat_template or "").encode()).hexdigest()[:16]
 
 
-def of_stage(
+def of_drawn(
     recipe: Recipe, stage: Stage, questions: Sequence[Question], prints: Prints, teachers: TeacherChain
 ) -> dict[str, Any]:
-    """All that decides what the stage's shards hold."""
-    reward, train = recipe.reward, recipe.train
+    """All that decides what was said in a stage, and how near it is to the teacher."""
+    train = recipe.train
     return {
         "schema": SCHEMA_VERSION,
         "student": prints.student,
@@ -58,10 +60,19 @@ def of_stage(
         "sampling": sampling(recipe),
         "engines": [_engine(recipe.responses.student_engine), _engine(recipe.responses.teacher_engine)],
         "top_k_logits": train.teacher_top_k if train.teacher_logits == "cached" else None,
+        "questions": _questions(questions, prints.unlabelled),
+        "shard": recipe.responses.questions_per_shard,
+    }
+
+
+def of_scored(drawn: Mapping[str, Any], recipe: Recipe, prints: Prints) -> dict[str, Any]:
+    """All that decides what the stage's shards hold: what was drawn, and what its R_acc is scored against."""
+    reward = recipe.reward
+    return {
+        "drawn": drawn,
+        "data": prints.data,
         "labels": [reward.metric, reward.unlabelled, prints.teachers[-1] if reward.unlabelled == "teacher" else None],
         "judge": reward.judge.model_dump(include={"model", "url"}) if reward.judge else None,
-        "questions": _questions(questions, prints.data),
-        "shard": recipe.responses.questions_per_shard,
     }
 
 
@@ -72,7 +83,7 @@ def of_labels(recipe: Recipe, questions: Sequence[Question], prints: Prints) -> 
         "teacher": prints.teachers[-1],
         "engine": _engine(recipe.responses.teacher_engine),
         "max_new_tokens": recipe.responses.max_new_tokens,
-        "questions": _questions(questions, prints.data),
+        "questions": _questions(questions, prints.unlabelled),
         "shard": recipe.responses.questions_per_shard,
     }
 

@@ -73,7 +73,7 @@ class Origin:
     seed: int
 
 
-_RESPONSE = tuple(field.name for field in dataclasses.fields(Response))
+RESPONSE = tuple(field.name for field in dataclasses.fields(Response))
 _ORIGIN = tuple(field.name for field in dataclasses.fields(Origin))
 
 
@@ -124,7 +124,7 @@ def write(path: Path, rows: Sequence[Response] | Sequence[dict[str, Any]], origi
 
     schema = _schema()
     dicts = bool(rows) and isinstance(rows[0], dict)
-    names = list(rows[0]) if dicts else _RESPONSE  # type: ignore[arg-type]
+    names = list(rows[0]) if dicts else RESPONSE  # type: ignore[arg-type]
     getter: Callable[[str], Any] = itemgetter if dicts else attrgetter
     columns = {name: _column(list(map(getter(name), rows)), schema.field(name).type) for name in names}
     if origin is not None:
@@ -196,7 +196,7 @@ def read(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any
 def groups(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The rows of one shard by question id, without where they come from: what training reads."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for row in read(path, _RESPONSE):
+    for row in read(path, RESPONSE):
         found.setdefault(row["question_id"], []).append(row)
     return found
 

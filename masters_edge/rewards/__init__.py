@@ -1,8 +1,8 @@
 """Dual reward (METHOD 5): accuracy, closeness to the teacher, and the advantages of a group of responses.
 
 A group is the responses to one question. Identical responses are kept once with their count, so every mean and standard
-deviation here is weighted by it. What was scored before training (R_acc, the divergence D) is stored with the responses;
-what follows from it by arithmetic is computed here whenever a group is read. Plain numpy in float64.
+deviation here is weighted by it. What was scored before training (R_acc, the divergence D) is stored with the
+responses; what follows from it by arithmetic is computed here whenever a group is read. Plain numpy in float64.
 """
 
 from collections.abc import Mapping, Sequence

@@ -42,8 +42,10 @@ def rows(number: int) -> list[dict]:
 
 
 def make(number: int, path: Path, stuck: float = 0) -> None:
-    """What `store.write` writes, then a line in `made`. A share of the shards get stuck when half of one is on the disk,
-    until the file `slow` goes."""
+    """What `store.write` writes, then a line in `made`.
+
+    `stuck`: the share of the shards that stay half-written until the file `slow` goes.
+    """
     home = path.parent.parent
     with tempfile.TemporaryDirectory() as elsewhere:
         store.write(Path(elsewhere) / "shard", rows(number))

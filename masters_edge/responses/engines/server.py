@@ -117,16 +117,15 @@ class Refusals:
 
 def check_model(options: dict[str, Any], refusals: Refusals) -> None:
     """Raises UserError unless the server at `base_url` is there and lists the model."""
-    client = openai()
-    with refusals(), client.OpenAI(**options) as asked:
-        listed = asked.models.list()
-        try:
-            found = [str(model.id) for model in listed.data]
-        except (AttributeError, TypeError):
-            raise UserError(
-                f"what the server at {refusals.url} sent is no list of models; give the address of an "
-                "OpenAI-compatible server, /v1 included"
-            ) from None
+    with refusals(), openai().OpenAI(**options) as client:
+        listed = client.get("/models", cast_to=object)  # as it comes: the client's own type takes anything
+    try:
+        found = [str(model["id"]) for model in listed["data"]]
+    except (KeyError, TypeError):
+        raise UserError(
+            f"what the server at {refusals.url} sent is no list of models ({_short(listed)}); give the address of an "
+            "OpenAI-compatible server, /v1 included"
+        ) from None
     if refusals.model not in found:
         near = difflib.get_close_matches(refusals.model, found, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"it has: {', '.join(found[:10]) or 'none'}"
