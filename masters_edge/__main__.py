@@ -1,3 +1,4 @@
 from masters_edge.cli import main
 
-main()
+if __name__ == "__main__":  # processes that are spawned from here import this file again
+    main()

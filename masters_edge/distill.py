@@ -50,7 +50,7 @@ def _read_questions(recipe: Recipe, recipe_path: Path) -> Questions:
         image_column=source.image_column,
         question_column=source.question_column,
         answer_column=source.answer_column,
-        **({"metric_column": source.metric_column} if source.metric_column else {}),  # XXX
+        metric_column=source.metric_column,
         image_root=Path(source.image_root) if source.image_root else None,
     )
     held_out: list[Question] = []
@@ -349,7 +349,7 @@ class _Pass:
                 number,
                 phase,
                 schedule.stages(recipe, phase, self.teachers.masks),
-                self._evaluator(student, lambda: training.whole(trainer.model_wrapped)),
+                self._evaluator(student, lambda: training.whole(trainer.model_wrapped), folder),
                 on_line=TrainingScreen(bar),
                 on_step=lambda step: bar(completed=step),
             )
@@ -371,27 +371,16 @@ class _Pass:
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         trainer.save_student(out, self.prompter.processor, source)
 
-    def _evaluator(self, student: Any, whole: Callable[[], Any]) -> Callable[[], float] | None:
+    def _evaluator(self, student: Any, whole: Callable[[], Any], folder: Path) -> Callable[[], float] | None:
         """Held-out accuracy of the student as it stands, in per cent; None without held-out questions.
 
         `whole`: makes a context in which every process has the student in one piece.
         """
-        from masters_edge.benchmarks import metrics
+        from masters_edge.held_out import HeldOut
         from masters_edge.responses.engine import Engine
 
-        asked, recipe = self.questions.held_out, self.recipe
-        if not asked:
+        if not self.questions.held_out:
             return None
-        tokens, batch = recipe.responses.max_new_tokens, recipe.responses.batch_size
-        engine = Engine(student, self.family, self.prompter, tokens, batch)
-        mine = processes.share(range(len(asked)))
-
-        def accuracy() -> float:
-            questions = [asked[i] for i in mine]
-            with whole():
-                texts = engine.greedy(questions)
-            scores = [metrics.best_score(recipe.reward.metric, t, q.accepted) for t, q in zip(texts, questions)]
-            right, of = processes.mean([sum(scores), len(scores)])
-            return 100 * right / of
-
-        return accuracy
+        options = self.recipe.responses
+        engine = Engine(student, self.family, self.prompter, options.max_new_tokens, options.batch_size)
+        return HeldOut(engine, self.questions.held_out, self.recipe.reward, folder, whole)

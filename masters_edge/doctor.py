@@ -26,6 +26,7 @@ EXTRAS = {
     "optimum": ("`optimum-cli export edge`", ("optimum",)),
     "bench": ("measure and draw", ("easy_vqa", "matplotlib", "pint")),
     "serve": ("`masters-edge serve`", ("starlette", "uvicorn")),
+    "endpoint": ("responses and judges from a server", ("openai",)),
 }
 RUNTIMES = {name: name for name in ("onnxruntime", "openvino", "xllamacpp", "executorch", "coremltools")}
 

@@ -145,8 +145,9 @@ def climb(
 ) -> Ladder:
     """Mask `model` further and further, for good, and measure it at each of `ratios` (rising, 0 first).
 
-    Accuracy is that of its greedy answers by `metric` on the questions' labels. Where no question has a label, or the
-    unmasked teacher gets none right, it is the share of its own unmasked answers that stay the same. The JSD is the
+    Accuracy is that of its greedy answers by `metric` (or the questions' own) on the questions' labels; questions for a
+    judge are left out. Where no question is left, or the unmasked teacher gets none right, it is the share of its own
+    unmasked answers that stay the same. The JSD is the
     mean over the tokens of its unmasked greedy responses, between what it says of each masked and unmasked. Climbing
     ends where less than half of the unmasked accuracy is left. Several processes share the questions.
 
@@ -163,7 +164,8 @@ def climb(
     head = Head(head.weight.clone(), None if head.bias is None else head.bias.clone())
 
     def right(texts: Sequence[str]) -> float:
-        scores = [metrics.best_score(metric, t, q.accepted) for t, q in zip(texts, mine) if q.accepted]
+        by_rule = [(q.metric or metric, t, q.accepted) for t, q in zip(texts, mine) if q.accepted]
+        scores = [metrics.best_score(*asked) for asked in by_rule if asked[0] != metrics.JUDGE]
         return _mean(sum(scores), len(scores))
 
     by_labels = right(own_texts) > 0

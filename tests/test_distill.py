@@ -185,6 +185,44 @@ def test_each_objective_trains(tiny_recipe: Path, monkeypatch, objective: str) -
         assert not (run.folder / "phase-0-labels/responses").exists()
 
 
+@pytest.mark.parametrize("teacher_logits", ["live", "cached"])
+def test_live_rewards_follow_the_student(tiny_recipe: Path, monkeypatch, teacher_logits: str) -> None:
+    """At the first step the student is the one that the responses were scored with; later it isn't."""
+    monkeypatch.chdir(tiny_recipe.parent)
+    overrides = [f"train.teacher_logits={teacher_logits}", "train.teacher_top_k=352", "train.learning_rate=1e-2"]
+    overrides += ["train.phases.0.objective=reward", "reward.policy=positive", "mask.r_max=0", "train.log_every=1"]
+    once = metrics(distill(tiny_recipe, ["run_dir=once", *overrides]).folder)
+    live = metrics(distill(tiny_recipe, ["run_dir=live", *overrides, "reward.live=true"]).folder)
+    once, live = ([line["r_distill"] for line in lines if "r_distill" in line] for lines in (once, live))
+    assert live[0] == pytest.approx(once[0], abs=1e-3)  # stored log-probabilities are float16
+    assert max(abs(a - b) for a, b in zip(live[1:], once[1:])) > 0.01
+
+
+def test_what_is_auto_is_chosen_before_training_and_kept(tiny_recipe: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tiny_recipe.parent)
+    auto = ["reward.policy=auto", "responses.split=auto", "mask.r_max=0", "responses.temperature=0.01"]
+    auto += ["train.phases.0.steps=4", "train.save_every=2"]
+    run = distill(tiny_recipe, auto)
+    folder = run.folder / "phase-0-joint"
+    policy, split = (json.loads((folder / name).read_text()) for name in ("policy.json", "split.json"))
+    assert policy["policy"] == "truncated_is"  # a random teacher is never right
+    # Cold responses: two to three of eight differ, so four to a question are enough.
+    assert (split["student"], split["teacher"], split["questions_per_step"]) == (2, 2, 8)
+    rows = [row for path in (folder / "responses").rglob("*.parquet") for row in store.read(path)]
+    by_question = Counter()
+    for row in rows:
+        by_question[row["question_id"]] += row["count"]
+    assert set(by_question.values()) == {4} and len(by_question) == 4 * 8
+    summary = json.loads((folder / "responses.json").read_text())
+    assert summary["groups"] == 4 * 8 and summary["teacher"] == 0.0
+    assert "carry no advantage" in " ".join(capsys.readouterr().out.split())
+    (run.folder / "finished.json").unlink()
+    shutil.rmtree(run.student)
+    shutil.rmtree(folder / "checkpoints")
+    before = (folder / "policy.json").stat().st_mtime_ns
+    assert distill(tiny_recipe, auto).finished and (folder / "policy.json").stat().st_mtime_ns == before
+
+
 def test_one_phase_after_the_other_and_a_chain_of_teachers(tiny_recipe: Path, models: Path, monkeypatch) -> None:
     monkeypatch.chdir(tiny_recipe.parent)
     (tiny_recipe.parent / "large").symlink_to(models / "student", target_is_directory=True)

@@ -94,7 +94,7 @@ class _Base:
         budget: tuple[str, ...] = ()
         if questions not in (None, own):
             budget = (f"train.questions_per_step={questions}", "reward.unlabelled=none")
-        return (f"responses.student={student}", f"responses.teacher={teacher}", *budget)
+        return ("responses.split=fixed", f"responses.student={student}", f"responses.teacher={teacher}", *budget)
 
     @property
     def single(self) -> tuple[str, ...]:
@@ -161,6 +161,7 @@ def _split(base: _Base) -> Iterator[Arm]:
         student, teacher, questions = student // 2, teacher // 2, questions * 2
     total = base.recipe.train.questions_per_step * group_size(base.recipe)
     found.append((f"{total} questions x 1 response (the teacher's)", (*base.multi, *base.single)))
+    found.append(("split auto", (*base.multi, "responses.split=auto")))
     yield from _against_first("split", found)
 
 
@@ -222,7 +223,10 @@ def conditions(choices: Choices) -> list[Condition]:
     if choices.damaged:
         teacher = f"teachers=[{quoted(choices.damaged)}]"
         name = f"damaged teacher (mask {choices.damage:g})"
-        found.append(Condition(name, (teacher, "mask.teacher_lengths=null")))
+        damaged = (teacher, "mask.teacher_lengths=null")
+        found.append(Condition(name, damaged))
+        # Where the teacher is wrong, a reward can say so only where a label does.
+        found.append(Condition(f"{name}, every label", (*damaged, "data.labels=all")))
     if choices.strong:
         found.append(Condition("strong student", (f"student={quoted(choices.strong)}",)))
     found += [

@@ -124,7 +124,7 @@ def _plan(asked: Asked) -> Plan:
             choices = replace(choices, strong=str(out / "arms" / f"{slug}-{seeds[0]}" / "student"))
     every = planning.entries(asked.recipe, overrides, known.arms(recipe, choices))
     entries = [entry for entry in every if not asked.groups or entry.arm.group in asked.groups]
-    found = planning.jobs(asked.recipe, overrides, every, entries, seeds, out)
+    found = planning.jobs(overrides, every, entries, seeds, out)
     students = {str(job.folder(out) / "student"): job.name for job in found}
     models = [
         replace(model, needs=students.get(str(model.source)))

@@ -8,7 +8,7 @@ import json
 import shutil
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,25 @@ def result(job: Job, out: Path, questions: int | None) -> dict[str, Any] | None:
             f"{path} is the result of another recipe than this ablation's arm {job.title!r}; give a new --out, or "
             f"remove {path.parent} to train it again"
         )
-    return found if found["questions"] == questions else None
+    return found if found["questions"] == questions and "fingerprints" in found else None
+
+
+def stale(found: dict[str, Any], job: Job, recipe_path: Path) -> str | None:
+    """The checkpoint that has changed since the job was done with it; None where all are as they were."""
+    recipe = load(recipe_path, job.overrides)
+    names = [recipe.student, *recipe.teachers] if job.source is None else [job.source]
+    prints = found["fingerprints"]
+    for name, known in zip(names, [prints["student"], *prints["teachers"]], strict=True):
+        if _print_of(checkpoint(name, recipe_path)) != known:
+            return name
+    return None
+
+
+@functools.cache
+def _print_of(source: str) -> str:
+    from masters_edge import families
+
+    return families.fingerprint(source)
 
 
 def perform(task: Task) -> dict[str, Any]:
@@ -86,6 +104,7 @@ def perform(task: Task) -> dict[str, Any]:
         "seconds": seconds,  # of the call that ended it: responses that it made itself included
         "fingerprints": info["fingerprints"],
         **_of_metrics(run.metrics),
+        **_of_responses(run.folder),
         "test": _test(str(run.student), recipe, task),
     }
     write_json(task.folder / RESULT, found)
@@ -108,6 +127,7 @@ def _measure_checkpoint(task: Task) -> dict[str, Any]:
         "title": job.title,
         "seed": job.seed,
         "questions": task.questions,
+        "fingerprints": {"student": _print_of(source), "teachers": []},
         "test": _test(source, recipe, task),
     }
     labelled = [q for q in read_questions(recipe, task.recipe_path).train if q.accepted]
@@ -144,6 +164,18 @@ def _of_metrics(path: Path) -> dict[str, float]:
         if values:
             found[name] = statistics.fmean(values)
     return found
+
+
+def _of_responses(folder: Path) -> dict[str, Any]:
+    """What the first phase's responses were like, and the policy term that `auto` would take for them."""
+    from masters_edge import choices
+    from masters_edge.responses import summary
+
+    for path in sorted(folder.glob(f"phase-*/{summary.FILE}")):
+        kept = read_json(path)
+        found = summary.Summary(**{name: kept[name] for name in summary.Summary.__dataclass_fields__})
+        return {"responses": asdict(found), "auto": asdict(choices.policy(found))}
+    return {}
 
 
 def _test(source: str, recipe: Recipe, task: Task) -> dict[str, Any]:

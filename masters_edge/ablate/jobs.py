@@ -7,7 +7,7 @@ order in which they make the most of each other's responses. Nothing here loads 
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Entry:
     refused: str | None = None  # why it has none
     steps: int = 0
     sequences: int = 0  # a step; of an arm with several phases, the most
+    recipe: Recipe | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +78,11 @@ def entries(recipe_path: Path, overrides: Sequence[str], found: Sequence[Arm]) -
             slugs[digest] = slug
         phases = list(plan.phases(recipe))
         steps, most = sum(p.phase.steps for p in phases), max(p.sequences_per_step for p in phases)
-        known.append(Entry(arm, slugs[digest], steps=steps, sequences=most))
+        known.append(Entry(arm, slugs[digest], steps=steps, sequences=most, recipe=recipe))
     return known
 
 
 def jobs(
-    recipe_path: Path,
     overrides: Sequence[str],
     every: Sequence[Entry],
     wanted: Sequence[Entry],
@@ -93,33 +93,29 @@ def jobs(
 
     `every`: all entries that there are, in whichever call: a job comes out the same whatever is wanted with it.
     """
-    trained = [entry for entry in every if entry.slug is not None and entry.arm.trains]
-    loaded = [recipes.load(recipe_path, [*overrides, *entry.arm.overrides]) for entry in trained]
-    scored = {_makes(recipe) for recipe in loaded if _rewarded(recipe)}  # responses that a reward looks at
-    found: list[Job] = []
-    for entry in wanted:
-        if entry.slug is None or not entry.arm.trains or any(job.slug == entry.slug for job in found):
+    trained = [(entry, entry.slug, entry.recipe) for entry in every if entry.slug and entry.recipe]
+    scored = {_makes(recipe) for _, _, recipe in trained if _rewarded(recipe)}  # responses that a reward looks at
+    slugs = {entry.slug for entry in wanted}
+    students = {str(out / "arms" / f"{slug}-{seed}" / "student"): f"{slug}-{seed}" for slug in slugs for seed in seeds}
+    found: dict[str, Job] = {}
+    for entry, slug, recipe in trained:
+        if slug not in slugs or f"{slug}-{seeds[0]}" in found:
             continue
-        own = (*overrides, *entry.arm.overrides)
-        recipe = recipes.load(recipe_path, own)
-        makes = _makes(recipe)
+        own, makes = (*overrides, *entry.arm.overrides), _makes(recipe)
         if makes not in scored:
             own = (*own, "reward.unlabelled=none")  # nobody asks what the teacher would answer
         for seed in seeds:
-            found.append(
-                Job(
-                    entry.slug,
-                    seed,
-                    entry.arm.title,
-                    digest=_digest({**essence(recipe), "seed": seed}),
-                    overrides=(*own, f"seed={seed}"),
-                    makes=makes and f"{makes} {seed}",
-                    rewarded=_rewarded(recipe),
-                )
+            found[f"{slug}-{seed}"] = Job(
+                slug,
+                seed,
+                entry.arm.title,
+                digest=_digest({**essence(recipe), "seed": seed}),
+                overrides=(*own, f"seed={seed}"),
+                makes=makes and f"{makes} {seed}",
+                rewarded=_rewarded(recipe),
+                needs=students.get(recipe.student),
             )
-    students = {str(job.folder(out) / "student"): job.name for job in found}
-    linked = [replace(job, needs=students.get(recipes.load(recipe_path, job.overrides).student)) for job in found]
-    return list(_in_order(linked))
+    return list(_in_order(list(found.values())))
 
 
 def _in_order(found: Sequence[Job]) -> Iterator[Job]:
@@ -144,8 +140,10 @@ def essence(recipe: Recipe) -> dict[str, Any]:
         values["mask"] = 0
     if not _rewarded(recipe):
         values["reward"] = recipe.reward.metric
-    elif recipe.reward.policy in ("positive", "truncated_is"):
+    elif recipe.reward.policy != "paper":
         values["reward"].pop("kl_beta")  # the paper's alone has an anchor
+        if recipe.reward.policy == "auto":
+            values["reward"].pop("weight")
     if objectives == {"labels"}:
         per_step = next(plan.phases(recipe)).sequences_per_step
         values["train"] |= {"questions_per_step": per_step, "teacher_logits": None, "teacher_top_k": None}

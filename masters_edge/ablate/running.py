@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from masters_edge.ablate.evaluate import Task, perform, result
+from masters_edge.ablate.evaluate import Task, perform, result, stale
 from masters_edge.ablate.jobs import Job
 from masters_edge.ablate.workers import Workers
 from masters_edge.display import errors, progress, say
+from masters_edge.errors import UserError
 
 
 @dataclass
@@ -41,6 +42,11 @@ def run(
         known = result(job, out, questions)
         if known is None:
             waiting.append(job)
+        elif changed := stale(known, job, recipe_path):
+            raise UserError(
+                f"{job.folder(out)} was made with another {changed} than the one there is now; give a new --out, or "
+                f"remove {job.folder(out)} to make it again"
+            )
         else:
             outcomes.found[job.name] = known
     if outcomes.found:

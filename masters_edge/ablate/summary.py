@@ -71,6 +71,7 @@ def _arm(
         "sequences": entry.sequences,
         "seeds": {str(seed): value for seed, value in own.items()},
         **{key: statistics.fmean(values) if values else None for key, values in means.items()},
+        "responses": _responses(found),
     }
     if not arm.trains and own and len(set(own.values())) == 1:
         row |= _values(Estimate(next(iter(own.values())), 1))  # one measurement, whatever the seed
@@ -82,6 +83,18 @@ def _arm(
         if difference is not None:
             row["against"].append({"arm": other, **_values(difference), "verdict": difference.verdict})
     return row
+
+
+def _responses(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Means over the seeds of what the responses were like, and what `auto` would take with each seed."""
+    known = [result for result in found if result.get("responses")]
+    if not known:
+        return None
+    values: dict[str, Any] = {}
+    for name in known[0]["responses"]:
+        numbers = [result["responses"][name] for result in known if result["responses"][name] is not None]
+        values[name] = statistics.fmean(numbers) if numbers else None
+    return {**values, "auto": sorted({f"{r['auto']['policy']}, weight {r['auto']['weight']:g}" for r in known})}
 
 
 def _accuracy(entry: Entry, seeds: Sequence[int], outcomes: Outcomes, once: bool) -> dict[int, float]:

@@ -13,7 +13,7 @@ def render(found: Mapping[str, Any]) -> str:
     lines = [f"# Ablation of {escape(found['recipe'])}", "", *_how(found)]
     for group in found["groups"]:
         lines += [f"## {escape(group['title'])}", "", *_group(group, found["seeds"])]
-    lines += [*_models(found["models"], found["test"])]
+    lines += [*_models(found["models"]), *_responses(found["groups"])]
     lines += ["## Made with", "", "```bash", found["command"], "```", ""]
     facts = [(name, str(value)) for name, value in {**found["machine"], **found["versions"]}.items()]
     return "\n".join([*lines, *rows_of(["what", "value"], facts, 2), ""])
@@ -116,7 +116,7 @@ def seconds(arm: Mapping[str, Any]) -> str:
     return f"{arm['training_seconds']:.0f} of {arm['seconds']:.0f}"
 
 
-def _models(models: Sequence[Mapping[str, Any]], test: Mapping[str, Any] | None) -> Iterator[str]:
+def _models(models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if not models:
         return
     yield from ("## Before training", "")
@@ -128,3 +128,35 @@ def _models(models: Sequence[Mapping[str, Any]], test: Mapping[str, Any] | None)
     headings = ["checkpoint", "test questions", "labelled training questions", "seed of these"]
     yield from rows_of(headings, rows, 1)
     yield ""
+
+
+def _responses(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What could be known of each condition's responses before training; `auto` chooses by it."""
+    rows = {}
+    for group in groups:
+        for arm in group["arms"]:
+            known = arm["responses"]
+            if group["name"] not in ("components", "conditions") or not known or known["teacher"] is None:
+                continue
+            rows[arm["condition"] or "as the recipe says"] = [
+                _per_cent(known["teacher"]),
+                _per_cent(known["student"]),
+                f"{known['distinct'] / known['groups']:.1f} of {known['responses'] / known['groups']:.0f}",
+                _per_cent(known["no_advantage"]),
+                " or ".join(known["auto"]),
+            ]
+    if not rows:
+        return
+    yield from ("## Responses before training", "")
+    headings = ["condition", "teacher's right, %", "student's right, %", "different ones", "groups all alike, %"]
+    yield from rows_of([*headings, "reward.policy auto"], [[name, *values] for name, values in rows.items()], 1)
+    yield ""
+    yield escape(
+        "Right: on the training questions that keep a label. All alike: no response of the group is better than "
+        "another, so the policy term skips it. The last column is what reward.policy: auto takes by these figures."
+    )
+    yield ""
+
+
+def _per_cent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"

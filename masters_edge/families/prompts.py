@@ -31,6 +31,7 @@ class Prompter:
     def __init__(self, processor: Any, family: Family, config: Any) -> None:
         self.processor, self.family, self.config = processor, family, config
         self._ids: OrderedDict[tuple[str, tuple[int, int]], list[int]] = OrderedDict()
+        self._answers: OrderedDict[tuple[str, str], list[int]] = OrderedDict()
         self._images: OrderedDict[str, tuple[tuple[int, int], dict[str, torch.Tensor]]] = OrderedDict()
         self._bytes = 0
 
@@ -74,6 +75,14 @@ class Prompter:
 
     def response_ids(self, question: Question, answer: str) -> list[int]:
         """Token ids of an answer as the chat template writes it, end token included."""
+        key = (question.text, answer)
+        if key not in self._answers:
+            while len(self._answers) >= _CACHED_PROMPTS:
+                self._answers.popitem(last=False)
+            self._answers[key] = self._written(question, answer)
+        return list(self._answers[key])
+
+    def _written(self, question: Question, answer: str) -> list[int]:
         content = [{"type": "image"}, {"type": "text", "text": question.text}]
         chat = [
             {"role": "user", "content": content},

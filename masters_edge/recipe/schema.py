@@ -425,6 +425,20 @@ class Recipe(Section):
             raise ValueError(
                 "mask.r_max is `auto`, which is measured on held-out questions, but data.held_out is 0; set some aside"
             )
+        generating = sum(phase.objective != "labels" for phase in self.train.phases)
+        if isinstance(self.responses.student_engine, Endpoint) and generating > 1:
+            raise ValueError(
+                f"responses.student_engine is a server, but {generating} phases generate, each from the student that "
+                "the one before has trained, which no server has; use `transformers` or `vllm`, or a single phase"
+            )
+        uses_judge = self.reward.metric == "judge" or self.data.train.metric_column is not None
+        if self.reward.metric == "judge" and self.reward.judge is None:
+            raise ValueError("reward.metric is `judge`, but reward.judge names none; give reward.judge.model")
+        if self.reward.judge is not None and not uses_judge:
+            raise ValueError(
+                "reward.judge is given, but no question asks for it; set reward.metric to `judge`, or "
+                "data.train.metric_column for some of the questions"
+            )
         for index, phase in enumerate(self.train.phases):
             if phase.objective == "labels":
                 if self.data.labels == 0:

@@ -1,7 +1,8 @@
 """Where responses come from: what stands beside every row, and the key under which several runs share shards.
 
 Two runs may read the same shard where everything is equal that decides what is in it: models, masks, questions,
-sampling and seed for what was drawn; labels, rule and judge as well once it is scored. The key is a digest of just that.
+sampling and seed for what was drawn; labels, rule and judge as well once it is scored. The key is a digest of just
+that.
 """
 
 import hashlib

@@ -47,7 +47,7 @@ class Verdict:
 class Scorer:
     """Scores responses as a recipe's `reward` asks for. Nothing is opened before the first response for the judge.
 
-    `folder` keeps the judge's verdicts (`judge.sqlite`); several processes may use it at the same time.
+    `folder` keeps what the judge said (`judge.sqlite`); several processes may use it at the same time.
     """
 
     def __init__(self, reward: Reward, folder: Path) -> None:

@@ -1,11 +1,11 @@
 """Does vLLM say what transformers says? Run it where vLLM is installed, after updating either.
 
-    PYTHONPATH=. python recipes/responses/vllm_check.py --out vllm-check.md            # a tiny random SmolVLM, no download
+    PYTHONPATH=. python recipes/responses/vllm_check.py --out vllm-check.md      # a tiny random SmolVLM, no download
     PYTHONPATH=. python recipes/responses/vllm_check.py --checkpoint HuggingFaceTB/SmolVLM-256M-Instruct --dtype auto
 
-Compares, on pictures of several sizes: prompts token by token, greedy answers, what may be sampled at all (top-k, top-p,
-temperature, repetition penalty), seeds, a masked teacher, and the same through vLLM's server (unless --no-server). In 16
-bits greedy answers part where two tokens are almost as likely; in float32 on a CPU all were equal.
+Compares, on pictures of several sizes: prompts token by token, greedy answers, the distribution that is sampled from
+(temperature, top-k, top-p, repetition penalty), seeds, a masked teacher, and the same through vLLM's server (unless
+--no-server). In 16 bits greedy answers part where two tokens are almost as likely; in float32 on a CPU all were equal.
 """
 
 import argparse
@@ -34,6 +34,8 @@ TEXTS = ("what is in this image?", "is there a red triangle?", "what colour is t
 
 def main() -> None:
     options = parse()
+    import transformers
+
     from masters_edge.families import load_model
     from masters_edge.families.prompts import Prompter
     from masters_edge.masking import mask_
@@ -53,7 +55,7 @@ def main() -> None:
         greedy = [Request(question) for question in asked]
         drawn = [sampled(question, 4, "check") for question in asked]
         expected = plain.answer(greedy)
-        rows: list[tuple[str, str]] = []
+        rows = Rows()
 
         with VllmEngine(responses, speaker, folder, dtype=options.dtype, **started(options)) as engine:
             name, found, first = engine.name, engine.answer(greedy), engine.answer(drawn, responses)
@@ -65,11 +67,9 @@ def main() -> None:
             rows.append(("sampled again, one question at a time: equal", share(one, first[:4])))
             other = engine.answer([sampled(question, 4, "other") for question in asked], responses)
             rows.append(("sampled with other seeds: equal (chance)", share(other, first)))
-            rows.append(("first tokens outside of top-k and top-p", outside(model, speaker, drawn, first, responses)))
-            sharp = responses.model_copy(update={"temperature": 0.01, "repetition_penalty": 1.0})
-            rows.append(
-                ("sampled at temperature 0.01: equal to greedy", share(engine.answer(drawn, sharp), found * 1, 4))
-            )
+            strangers, surprise = first_tokens(model, speaker, asked, zip(first, other), responses)
+            rows.append(("first tokens outside of top-k and top-p", strangers))
+            rows.append(("mean -log p of the first tokens", surprise))
             banned = set(speaker.placeholders)
             held_any = sum(bool(banned & set(ids)) for group in first + other for ids in group)
             rows.append(("responses with an image placeholder", str(held_any)))
@@ -89,13 +89,19 @@ def main() -> None:
                 )
                 rows.append(("vLLM's server: sampled as in process", share(engine.answer(drawn, responses), first)))
                 rows.append(("vLLM's server: the engine's name", engine.name.replace(url, "URL")))
-    table = "\n".join(
-        [f"# {name}, {source if options.checkpoint else 'a tiny random SmolVLM'}", "", "| what | found |"]
-    )
-    table += "\n|---|---|\n" + "\n".join(f"| {what} | {said} |" for what, said in rows) + "\n"
-    print(table)
+    who = Path(source).name if options.checkpoint else "a tiny random SmolVLM"
+    lines = [f"# {name}, transformers {transformers.__version__}, {who}", "", "| what | found |", "|---|---|"]
+    table = "\n".join([*lines, *(f"| {what} | {said} |" for what, said in rows)]) + "\n"
     if options.out:
         options.out.write_text(table)
+
+
+class Rows(list[tuple[str, str]]):
+    """What was found, said as it is found."""
+
+    def append(self, row: tuple[str, str]) -> None:
+        print(*row, sep=": ", flush=True)
+        super().append(row)
 
 
 def parse() -> argparse.Namespace:
@@ -115,7 +121,7 @@ def started(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def tiny(folder: Path) -> Path:
-    """The tests' Idefics3 (SmolVLM by its old name) with heads of 32, the smallest that vLLM has kernels for on a CPU."""
+    """The tests' Idefics3 (as the first SmolVLM) with heads of 32, the smallest that vLLM has kernels for on a CPU."""
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -149,30 +155,43 @@ def questions(folder: Path, count: int) -> list[Question]:
     return found
 
 
-def share(found: list[list[list[int]]], expected: list[list[list[int]]], repeated: int = 1) -> str:
-    """How many responses are equal; `repeated`: each expected one stands for so many."""
-    pairs = [(a, b) for ours, theirs in zip(found, expected, strict=True) for a, b in zip(ours, theirs * repeated)]
+def share(found: list[list[list[int]]], expected: list[list[list[int]]]) -> str:
+    """How many responses are equal."""
+    pairs = [pair for ours, theirs in zip(found, expected, strict=True) for pair in zip(ours, theirs, strict=True)]
     return f"{sum(a == b for a, b in pairs)} of {len(pairs)}"
 
 
-def outside(model: Any, speaker: Any, drawn: Any, found: Any, sampling: Responses) -> str:
-    """First tokens that transformers' own warpers would not have let through (after the repetition penalty)."""
+def first_tokens(model: Any, speaker: Any, asked: list[Question], found: Any, sampling: Responses) -> tuple[str, str]:
+    """How many first tokens transformers' own warpers would not have let through, and how unlikely the others are by
+    them: the mean of -log p over all draws, beside what draws from p have, the entropy of p, +- two standard errors."""
     import torch
 
     from masters_edge.responses.sampling import warpers
 
-    strangers = total = 0
-    for request, group in zip(drawn, found):
-        ids, image = speaker.prompter(request.question)
+    surprises: list[float] = []
+    entropies, variances = [], []
+    for question, groups in zip(asked, found):
+        ids, image = speaker.prompter(question)
         inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
         inputs |= speaker.family.text_inputs(model.config, inputs["input_ids"])
         with torch.inference_mode():
             scores = model(**inputs, **speaker.family.collate_images([image])).logits[:, -1].float()
             scores[:, speaker.placeholders] = -torch.inf
-            allowed = warpers(sampling, inputs["attention_mask"])(inputs["input_ids"], scores)[0]
-        strangers += sum(bool(torch.isinf(allowed[response[0]])) for response in group)
-        total += len(group)
-    return f"{strangers} of {total}"
+            scores = warpers(sampling, inputs["attention_mask"])(inputs["input_ids"], scores)[0]
+            information = -torch.log_softmax(scores.double(), -1)
+        chances = torch.exp(-information)
+        known = chances > 0
+        entropy = float((chances * information)[known].sum())
+        for response in [response for group in groups for response in group]:
+            surprises.append(float(information[response[0]]))
+            entropies.append(entropy)
+            variances.append(float((chances * (information - entropy) ** 2)[known].sum()))
+    inside = [value for value in surprises if value != float("inf")]
+    error = 2 * sum(variances) ** 0.5 / len(variances)
+    return (
+        f"{len(surprises) - len(inside)} of {len(surprises)}",
+        f"{np.mean(inside):.3f} nats, expected {np.mean(entropies):.3f} +- {error:.3f}",
+    )
 
 
 @contextlib.contextmanager

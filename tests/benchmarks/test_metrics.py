@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
@@ -90,11 +90,13 @@ def test_scores(metric: str, response: str, answer: str, expected: float) -> Non
     assert metrics.score(metric, response, answer) == pytest.approx(expected)
 
 
+@settings(deadline=None)  # the first call loads pint's units
 @given(st.sampled_from(metrics.names()), st.text(max_size=40), st.text(max_size=40))
 def test_every_score_lies_in_0_to_1_and_nothing_raises(metric: str, response: str, answer: str) -> None:
     assert 0 <= metrics.score(metric, response, answer) <= 1
 
 
+@settings(deadline=None)  # the first call loads pint's units
 @given(st.sampled_from(metrics.names()), st.lists(st.text(max_size=20), min_size=1, max_size=10), st.text(max_size=20))
 def test_several_answers_score_within_0_to_1_and_a_single_label_met_scores_1(
     metric: str, answers: list[str], response: str
@@ -105,6 +107,7 @@ def test_several_answers_score_within_0_to_1_and_a_single_label_met_scores_1(
         assert metrics.best_score(metric, answers[0], answers[:1] * 5) == 1
 
 
+@settings(deadline=None)  # the first call loads pint's units
 @given(st.from_regex(r"[-+$]?[0-9]{1,4}[.,]?[0-9]{0,3} ?[a-zA-Z%°^*/² -]{0,8}", fullmatch=True), st.text(max_size=9))
 def test_quantities_of_any_spelling_score_0_or_1_and_equal_themselves(text: str, other: str) -> None:
     assert metrics.score("quantity", text, text) == 1

@@ -172,6 +172,14 @@ def test_any_accepted_answer_counts(fake_kind: str, suite: Suite, tmp_path: Path
     assert measure(tmp_path / "b", replace(suite, questions=questions), says="purple").accuracy.right == 20
 
 
+def test_a_questions_own_metric_scores_it(fake_kind: str, suite: Suite, tmp_path: Path) -> None:
+    questions = [replace(q, answer="purpel" if n < 4 else "purple") for n, q in enumerate(suite.questions)]
+    questions[:2] = [replace(question, metric="anls") for question in questions[:2]]
+    found = measure(tmp_path / "a", replace(suite, questions=tuple(questions)), says="purple")
+    assert found.accuracy.right == pytest.approx(16 + 2 * (1 - 2 / 6))
+    assert found.suite.metric == "anls (2), exact_match (18)"
+
+
 def test_stray_prints_do_not_disturb(fake_kind: str, suite: Suite, tmp_path: Path) -> None:
     assert measure(tmp_path / "s", suite, print="{ hello").accuracy.right == 15
 

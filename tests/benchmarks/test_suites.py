@@ -144,3 +144,17 @@ def test_json_lines_need_nothing_beyond_the_base_installation(tmp_path: Path) ->
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
     assert out.strip() == "3 (8, 8)"
+
+
+def test_questions_may_have_a_metric_of_their_own(suite: Suite) -> None:
+    first, second, *rest = suite.questions
+    mixed = suites.from_questions(
+        [replace(first, metric="anls"), replace(second, metric="exact_match"), *rest], "exact_match"
+    )
+    assert mixed.scored_by == "anls (1), exact_match (19)" and suite.scored_by == suite.metric
+    assert (
+        mixed.sha256
+        != suites.from_questions([first, replace(second, metric="exact_match"), *rest], "exact_match").sha256
+    )
+    with pytest.raises(UserError, match="question q0 asks for a judge, but bench scores by rules alone"):
+        suites.from_questions([replace(first, metric="judge"), second], "exact_match")

@@ -25,6 +25,7 @@ BASE = Question("a", "what?", b"12345", "i", "yes", ("yes", "no"))
         {"answer": ""},
         {"answers": ()},
         {"answers": ("yesno",)},
+        {"metric": "anls"},
     ],
 )
 def test_every_field_counts(change):

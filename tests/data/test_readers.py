@@ -270,3 +270,18 @@ def test_reading_imports_nothing_heavy(pictures: Path):
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code, str(pictures)], env=environment, check=True)
+
+
+def test_each_question_may_name_its_metric(pictures: Path) -> None:
+    rows = plain(lambda colour: f"images/{colour}.png")
+    for row, metric in zip(rows, ["anls", "", " judge "]):
+        row["rule"] = metric
+    for write, name in ((write_jsonl, "q.jsonl"), (write_parquet, "q.parquet"), (write_csv, "q.csv")):
+        write(pictures / name, rows)
+        questions = read(name, base=pictures, metric_column="rule")
+        assert [q.metric for q in questions] == ["anls", None, "judge"]
+        assert questions[0].without_answer().metric == "anls"
+        assert [q.metric for q in read(name, base=pictures)] == [None] * 3
+    chat = [{"role": "user", "content": "which colour?"}, {"role": "assistant", "content": "red"}]
+    write_jsonl(pictures / "chat.jsonl", [{"messages": chat, "image": "images/red.png", "rule": "judge"}])
+    assert [q.metric for q in read("chat.jsonl", base=pictures, metric_column="rule")] == ["judge"]

@@ -276,3 +276,17 @@ def test_verify_images_names_five_and_counts_the_rest(pictures: Path):
     message = str(caught.value)
     assert message.startswith("7 of 8 images can't be used: question q/2: the image in ")
     assert "4.png" in message and "5.png" not in message and "; and 2 more; replace them with whole" in message
+
+
+def test_a_metric_that_is_none(pictures: Path) -> None:
+    def said(metric: object, **options: str) -> str:
+        return refused(jsonl(pictures, GOOD | {"rule": "anls"}, GOOD | {"rule": metric}), pictures, **options)
+
+    assert "q.jsonl, line 2: 'rule' is 'anl', which is no metric (did you mean 'anls'?)" in said(
+        "anl", metric_column="rule"
+    )
+    assert "line 2: 'rule' is 'zzz', which is no metric; use one of: anls, " in said("zzz", metric_column="rule")
+    assert "judge" in said("zzz", metric_column="rule")
+    assert "line 2: 'rule' is 3 (int); expected the name of a metric: anls" in said(3, metric_column="rule")
+    assert "has no column 'rul' (did you mean 'rule'?); set `metric_column`" in said("anls", metric_column="rul")
+    assert "easy-vqa has no column 'rule'" in refused("easy-vqa", pictures, split="test", metric_column="rule")

@@ -27,6 +27,7 @@ class Case:
             weights=weights / weights.sum(),
             advantages=torch.randn(TOKENS, dtype=dtype),
             initial_log_probs=-torch.rand(TOKENS, dtype=dtype) * 5,
+            carries=torch.rand(TOKENS) > 0.3,
         )
 
     def objective(self, phase: str, policy: str, teacher=None) -> Objective:
@@ -56,7 +57,7 @@ class Case:
             "positive": ratio * t.advantages.clamp(min=0),
             "truncated_is": (log_p.detach() - t.initial_log_probs).exp().clamp(max=1) * t.advantages * log_p,
         }
-        grpo, distance = -(w * terms[policy]).sum(), (w * jsd(self.teacher, logits)).sum()
+        grpo, distance = -(w * t.carries * terms[policy]).sum(), (w * jsd(self.teacher, logits)).sum()
         loss = {
             "joint": distance + 0.7 * grpo,
             "distill": distance,

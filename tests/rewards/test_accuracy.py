@@ -95,6 +95,20 @@ def test_untagged_verdicts_go_through_the_second_prompt(tmp_path: Path) -> None:
         assert not other.asked and scorer.unscored == 1
 
 
+def test_what_was_said_before_an_interruption_is_kept_tagged_or_not(tmp_path: Path) -> None:
+    def untagged(prompt: str) -> Any:
+        return 401 if "<explanation>" in prompt else f"{response_of(prompt)} is right."
+
+    items = [item(f"blue {n}") for n in range(20)]
+    with judge_server(untagged) as server:
+        with Scorer(reward(server, concurrency=2), tmp_path) as scorer, pytest.raises(UserError, match="stopped"):
+            scorer.score(items)  # every second prompt fails
+        server.answer, before = (lambda _: "1"), len(server.asked)
+        with Scorer(reward(server), tmp_path) as scorer:
+            assert [v.score for v in scorer.score(items)] == [1.0] * 20
+        assert ["<explanation>" in p for p in server.asked[before:]] == [True] * 20
+
+
 def test_a_response_that_scores_itself_gains_nothing(tmp_path: Path) -> None:
     def parrot(prompt: str) -> str:
         return f"The response says {response_of(prompt)}" if "<response>" in prompt else "<score>none</score>"

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from PIL import Image
 from typing_extensions import Self
 
 from masters_edge.data.records import Question, open_image
@@ -26,11 +27,15 @@ from masters_edge.responses.engines import Speaker, tokens
 from masters_edge.responses.engines.prompts import check_prompt
 from masters_edge.responses.engines.server import Refusals, check_model, openai, where
 
+PROBE = "Which colour is this?"  # asked once, before the questions
 _FIXED = ("messages", "model", "n", "stream", "seed")  # of a request; what `body` may not say
 
 
 class EndpointEngine:
-    """Answers requests through a server; checks before anything else that it is there and knows the model."""
+    """Answers requests through a server.
+
+    Before anything else it asks whether the server is there, knows the model and takes the fields that will be sent.
+    """
 
     def __init__(self, endpoint: Endpoint, responses: Responses, speaker: Speaker) -> None:
         self.endpoint, self.responses, self.speaker = endpoint, responses, speaker
@@ -40,11 +45,11 @@ class EndpointEngine:
         self.ends = tokens.end_ids(speaker)
         self.placeholders = speaker.placeholders
         self.refusals = Refusals(self.url, self.model, endpoint)
-        self._retokenized = False
         self._api_key = os.environ.get(endpoint.api_key_env) or "none"  # the client insists on one
         options = {"base_url": self.url, "api_key": self._api_key, "timeout": endpoint.timeout_s}
         self._options: dict[str, Any] = options | {"max_retries": endpoint.retries}
         check_model(self._options, self.refusals)
+        self._retokenized = not self._gives_ids()
 
     @property
     def name(self) -> str:
@@ -67,6 +72,15 @@ class EndpointEngine:
                 check_prompt(self.speaker, request.question, prompt, f"the server at {self.url}", _OTHER_PROMPT)
         return answers
 
+    def _gives_ids(self) -> bool:
+        """Whether the server says which tokens it drew; asks for one, so that what it refuses is known at once."""
+        fields = self._fields()
+        fields |= {"max_tokens": 1} if "max_tokens" in fields else {}
+        with self.refusals(None, fields), openai().OpenAI(**self._options) as client:
+            chat = _chat(_png(Image.new("RGB", (64, 64), "white")), PROBE)
+            found = client.chat.completions.create(model=self.model, messages=chat, extra_body=fields)
+        return getattr(self._choice(None, found)[0], "token_ids", None) is not None
+
     def close(self) -> None:
         """Nothing to let go of: connections live as long as one call of `answer`."""
 
@@ -88,12 +102,9 @@ class EndpointEngine:
         async def one(client: Any, place: int, question: Question, fields: dict[str, Any]) -> list[int]:
             nonlocal cuts
             async with free:
-                url = await asyncio.to_thread(url_of, question)
-                content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question.text}]
+                chat = _chat(await asyncio.to_thread(url_of, question), question.text)
                 with self.refusals(question, fields):
-                    found = await client.chat.completions.create(
-                        model=self.model, messages=[{"role": "user", "content": content}], extra_body=fields
-                    )
+                    found = await client.chat.completions.create(model=self.model, messages=chat, extra_body=fields)
                 ids, prompt = self._read(question, found)
             shown[place] = shown[place] or prompt
             whole = tokens.cut(ids, self.ends, self.placeholders)
@@ -149,24 +160,29 @@ class EndpointEngine:
 
     def _read(self, question: Question, found: Any) -> tuple[list[int], list[int] | None]:
         """Token ids of one response, and those of its prompt where the server shows them."""
-        choice = (getattr(found, "choices", None) or [None])[0]
-        message = getattr(choice, "message", None)
-        if message is None:
-            raise self.refusals.no_completion(question, found)
-        reason, ids = getattr(choice, "finish_reason", None), getattr(choice, "token_ids", None)
+        choice, text = self._choice(question, found)
+        reason, ids = choice.finish_reason, getattr(choice, "token_ids", None)
         if reason not in ("stop", "length"):
             raise UserError(
                 f"question {question.id}: the server at {self.url} ended its answer for the reason {reason!r}, and "
                 "only `stop` and `length` make a response; look into the server's log"
             )
-        if ids is None:
-            if not isinstance(message.content, str | None):
-                raise self.refusals.no_completion(question, found)
-            self._retokenized = True
-            ids = tokens.retokenized(self.speaker.prompter.tokenizer, message.content or "")
+        if self._retokenized:
+            ids = tokens.retokenized(self.speaker.prompter.tokenizer, text)
+        elif ids is None:
+            raise self.refusals.foreign(question, f"no token_ids, which it gave before: {found}")
         if reason == "stop" and (not ids or ids[-1] not in self.ends):
             ids = [*ids, self.ends[0]]  # servers leave it out of the text
         return ids, getattr(found, "prompt_token_ids", None)
+
+    def _choice(self, question: Question | None, found: Any) -> tuple[Any, str]:
+        """The one choice of a completion, and its text."""
+        choice = (getattr(found, "choices", None) or [None])[0]
+        message = getattr(choice, "message", None)
+        text = getattr(message, "content", None)
+        if message is None or not isinstance(text, str | None):
+            raise self.refusals.foreign(question, found)
+        return choice, text or ""
 
 
 _OTHER_PROMPT = (
@@ -186,8 +202,19 @@ async def _gather(every: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
         await asyncio.gather(*running, return_exceptions=True)
 
 
+def _chat(url: str, question: str) -> list[Any]:
+    """One user message: the image first, as in training's prompts."""
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}]
+    return [{"role": "user", "content": content}]
+
+
 def _data_url(question: Question) -> str:
-    """The image as training sees it (upright, on white, RGB), as a PNG: nothing is lost on the way."""
+    """The image as training sees it (upright, on white, RGB)."""
+    return _png(open_image(question))
+
+
+def _png(image: Image.Image) -> str:
+    """A data: URL; as PNG, nothing is lost on the way."""
     out = io.BytesIO()
-    open_image(question).save(out, "PNG", compress_level=1)
+    image.save(out, "PNG", compress_level=1)
     return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"

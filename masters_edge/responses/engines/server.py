@@ -86,13 +86,14 @@ class Refusals:
         except client.APIStatusError as error:
             raise UserError(f"{about}{self._status(error, fields or {}, tried)}") from None
         except (client.APIError, json.JSONDecodeError) as error:
-            raise self.no_completion(question, error) from None
+            raise self.foreign(question, error) from None
 
-    def no_completion(self, question: Question | None, found: Any) -> UserError:
+    def foreign(self, question: Question | None, found: Any) -> UserError:
+        """For an answer that no OpenAI-compatible server would give."""
         about = f"question {question.id}: " if question else ""
         return UserError(
-            f"{about}what the server at {self.url} sent is no chat completion ({_short(found)}); give the address of "
-            "an OpenAI-compatible server, /v1 included"
+            f"{about}what the server at {self.url} sent is no answer of an OpenAI-compatible server ({_short(found)}); "
+            "mend the endpoint's url, /v1 included, or look into the server's log"
         )
 
     def _status(self, error: Any, fields: dict[str, Any], tried: str) -> str:
@@ -122,10 +123,7 @@ def check_model(options: dict[str, Any], refusals: Refusals) -> None:
     try:
         found = [str(model["id"]) for model in listed["data"]]
     except (KeyError, TypeError):
-        raise UserError(
-            f"what the server at {refusals.url} sent is no list of models ({_short(listed)}); give the address of an "
-            "OpenAI-compatible server, /v1 included"
-        ) from None
+        raise refusals.foreign(None, listed) from None
     if refusals.model not in found:
         near = difflib.get_close_matches(refusals.model, found, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"it has: {', '.join(found[:10]) or 'none'}"

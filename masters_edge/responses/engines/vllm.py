@@ -32,7 +32,7 @@ _AT_ONCE = 1024  # sequences handed over together: their images are in memory al
 
 
 class VllmEngine:
-    """Answers requests with one checkpoint; starts vLLM when it is first asked.
+    """Answers requests with one checkpoint; starts vLLM when it is first asked anything, its name included.
 
     `options` are further arguments of `vllm.LLM`.
     """
@@ -142,9 +142,12 @@ class VllmEngine:
         try:
             yield llm
         finally:
-            if llm.llm_engine.model_config.enable_sleep_mode:
-                llm.sleep(level=1)  # weights to the CPU's memory, KV cache given up
-                self._asleep = True
+            self._rest()
+
+    def _rest(self) -> None:
+        if self._llm.llm_engine.model_config.enable_sleep_mode:
+            self._llm.sleep(level=1)  # weights to the CPU's memory, KV cache given up
+            self._asleep = True
 
     def _started(self) -> Any:
         if self._llm is None:
@@ -171,6 +174,7 @@ class VllmEngine:
                     "responses.vllm.gpu_memory (what the run's own models hold isn't free) or max_model_len, or raise "
                     "tensor_parallel"
                 ) from error
+            self._rest()  # the next one may be about to start
         return self._llm
 
     def _source(self) -> str:

@@ -261,7 +261,7 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text inside a Markdown table: one line, at most 200 characters, nothing that ends the cell or is taken for HTML."""
+    """Text inside a Markdown table: one line, at most 200 characters, nothing that ends the cell or passes for HTML."""
     line = " ".join(text.split())
     line = line if len(line) <= 200 else f"{line[:200]}..."
     return line.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")

@@ -1,4 +1,4 @@
-"""Verdicts on disk, so that a killed run asks the judge nothing twice: one SQLite file, shared by processes.
+"""What the judge said, on disk, so that a killed run asks it nothing twice: one SQLite file, shared by processes.
 
 SQLite's rollback journal and file locks are used, not its write-ahead log: the latter needs shared memory, which
 processes on several machines over one network folder don't have.
@@ -23,7 +23,7 @@ def key(*what: Any) -> str:
 
 
 class Cache:
-    """`key -> (score or None, why)` in `folder`/judge.sqlite. Raises UserError where the file can't be used."""
+    """`key -> reply` in `folder`/judge.sqlite. Raises UserError where the file can't be used."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -31,20 +31,19 @@ class Cache:
         with self._usable():
             self._file = sqlite3.connect(self.path, timeout=_PATIENCE_S, isolation_level="IMMEDIATE")
             with self._file:
-                self._file.execute(
-                    "CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, score REAL, why TEXT NOT NULL) "
-                    "WITHOUT ROWID"
-                )
+                self._file.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, text TEXT) WITHOUT ROWID")
 
-    def get(self, key: str) -> tuple[float | None, str] | None:
-        """(score, why) of a verdict that was kept, or None."""
+    def get(self, key: str) -> str | None:
+        """The reply that was kept, or None."""
         with self._usable():
-            return self._file.execute("SELECT score, why FROM verdicts WHERE key = ?", (key,)).fetchone()
+            row = self._file.execute("SELECT text FROM replies WHERE key = ?", (key,)).fetchone()
+        return None if row is None else row[0]
 
-    def put(self, verdicts: Iterable[tuple[str, float | None, str]]) -> None:
-        """Keep (key, score, why) of some verdicts, all or none; the first of equal keys stays."""
+    def put(self, replies: Iterable[tuple[str, str]]) -> None:
+        """Keep (key, reply) of some, all or none; the first of equal keys stays."""
+        readable = ((key, text.encode(errors="replace").decode()) for key, text in replies)  # no lone surrogates
         with self._usable(), self._file:
-            self._file.executemany("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?)", verdicts)
+            self._file.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?)", readable)
 
     def close(self) -> None:
         self._file.close()
@@ -55,6 +54,6 @@ class Cache:
             yield
         except sqlite3.DatabaseError as error:
             raise UserError(
-                f"the judge's verdicts can't be kept in {self.path} ({error}); make room and the folder writable, or "
+                f"what the judge says can't be kept in {self.path} ({error}); make room and the folder writable, or "
                 "delete the file where it is damaged (the judge is then asked again)"
             ) from None

@@ -13,7 +13,7 @@ import torch
 from masters_edge import processes
 from masters_edge.errors import UserError
 from masters_edge.families.loading import load_config, load_pretrained
-from masters_edge.quiet import hush
+from masters_edge.quiet import hush, hush_transformers
 from masters_edge.recipe.schema import Judge
 from masters_edge.rewards.judge.panel import Reply
 
@@ -31,6 +31,7 @@ class Local:
         from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
         from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as IMAGE_TEXT
 
+        hush_transformers()
         self.judge = judge
         self.device = processes.state().device
         path = Path(judge.model)

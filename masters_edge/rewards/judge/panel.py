@@ -1,9 +1,10 @@
-"""A judge at work: responses in, verdicts out, each question asked once and kept.
+"""A judge at work: responses in, verdicts out, each reply kept and asked for once.
 
 It asks for an explanation with a tagged score; replies without a tag go through the parsing prompt; what has no score
 then stays unscored. Who answers, a server or a model in this process, is behind `Voice`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,12 +44,8 @@ def open_voice(judge: Judge) -> Voice:
     return Local(judge)
 
 
-Kept = tuple[float | None, str]
-"""Score and explanation."""
-
-
 class Panel:
-    """The recipe's judge and the verdicts it gave before. The model is opened when a verdict is missing."""
+    """The recipe's judge and the replies it gave before. The model is opened when a reply is missing."""
 
     def __init__(self, judge: Judge, folder: Path) -> None:
         self.judge = judge
@@ -63,48 +60,57 @@ class Panel:
 
     def check(self) -> None:
         """Have the judge say something, whatever it is. Raises UserError where it can't be loaded or reached."""
-        for _ in self._said({"": prompt.judging("What is in the picture?", ["a cat"], "a cat")}, {}):
+        for _ in self._opened().replies([prompt.judging("What is in the picture?", ["a cat"], "a cat")]):
             pass
 
     def verdicts(self, items: Sequence[Item], on_progress: Callable[[int], None] | None = None) -> list[Verdict]:
         """A verdict per item, in order; equal items are asked once. What the judge said is kept; a request that failed
         isn't, so that a later call asks it again."""
-        keys = [self._key(item) for item in items]
-        found = {k: kept for k in dict.fromkeys(keys) if (kept := self._cache.get(k)) is not None}
+        asked = [prompt.judging(item.question, item.accepted, item.response) for item in items]
+        counts = Counter(asked)
+        found: dict[str, Verdict] = {}
+        untagged: dict[str, list[str]] = {}  # second prompt -> the first ones whose replies it holds
         advance = on_progress or (lambda _: None)
-        advance(sum(k in found for k in keys))
-        missing = {k: item for k, item in zip(keys, items) if k not in found}
-        failed: dict[str, str] = {}
-        for settled in self._ask(missing, failed):
-            self._cache.put((k, score, why) for k, (score, why) in settled.items())
-            found |= settled
-            advance(sum(k in settled for k in keys))
-        found |= {k: (None, error) for k, error in failed.items()}
-        advance(sum(k in failed for k in keys))
-        return [Verdict(found[k][0], self.name, found[k][1]) for k in keys]
 
-    def _key(self, item: Item) -> str:
-        accepted = list(dict.fromkeys(item.accepted))
-        return key(self.judge.model, self.judge.url, prompt.VERSION, item.question, accepted, item.response)
+        def settle(first: str, score: float | None, why: str) -> None:
+            found[first] = Verdict(score, self.name, why)
+            advance(counts[first])
 
-    def _ask(self, missing: dict[str, Item], failed: dict[str, str]) -> Iterator[dict[str, Kept]]:
-        """(score, why) by key, as they are settled; the errors of requests that failed go to `failed`."""
-        untagged: dict[str, str] = {}
-        asked = {k: prompt.judging(item.question, item.accepted, item.response) for k, item in missing.items()}
-        for said in self._said(asked, failed):
-            scores = {k: prompt.score(text) for k, text in said.items()}
-            untagged |= {k: said[k] for k, score in scores.items() if score is None}
-            yield {k: (score, prompt.spoken(said[k])) for k, score in scores.items() if score is not None}
-        for said in self._said({k: prompt.parsing(text) for k, text in untagged.items()}, failed):
-            yield {k: (prompt.parsed(text), prompt.spoken(untagged[k])) for k, text in said.items()}
+        said: dict[str, str] = {}
+        for first, reply in self._said(list(counts)):
+            if reply.text is None:
+                settle(first, None, reply.error)
+            elif (score := prompt.score(reply.text)) is not None:
+                settle(first, score, prompt.spoken(reply.text))
+            else:
+                said[first] = prompt.spoken(reply.text)
+                untagged.setdefault(prompt.parsing(reply.text), []).append(first)
+        for second, reply in self._said(list(untagged)):
+            for first in untagged[second]:
+                score = None if reply.text is None else prompt.parsed(reply.text)
+                settle(first, score, said[first] if reply.text is not None else reply.error)
+        return [found[first] for first in asked]
 
-    def _said(self, prompts: dict[str, str], failed: dict[str, str]) -> Iterator[dict[str, str]]:
-        """What the judge says to each prompt, by key, as it comes in."""
-        if not prompts:
+    def _said(self, prompts: Sequence[str]) -> Iterator[tuple[str, Reply]]:
+        """(prompt, reply) of distinct prompts: first those that were answered before, then others as they come in."""
+        missing = []
+        for asked in prompts:
+            if (kept := self._cache.get(self._key(asked))) is None:
+                missing.append(asked)
+            else:
+                yield asked, Reply(kept)
+        if not missing:
             return
+        for replies in self._opened().replies(missing):
+            here = [(missing[place], reply) for place, reply in replies]
+            self._cache.put((self._key(asked), reply.text) for asked, reply in here if reply.text is not None)
+            yield from here
+
+    def _key(self, asked: str) -> str:
+        """Question, labels and response stand in the prompt."""
+        return key(self.judge.model, self.judge.url, prompt.VERSION, asked)
+
+    def _opened(self) -> Voice:
         if self._voice is None:
             self._voice = open_voice(self.judge)
-        keys = list(prompts)
-        for replies in self._voice.replies(list(prompts.values())):
-            failed |= {keys[place]: reply.error for place, reply in replies if reply.text is None}
-            yield {keys[place]: reply.text for place, reply in replies if reply.text is not None}
+        return self._voice

@@ -1,27 +1,35 @@
 """A real HTTP server on a loopback port that answers as a test says, and remembers what it was asked."""
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from masters_edge.responses.engines.endpoint import PROBE
+
 Reply = Callable[[dict[str, Any], int], Any]
-"""From a request's JSON, and how many came before it, to what is answered: JSON, (status, JSON), bytes as the body as it
-is, or None to close the connection without a word."""
+"""From a request's JSON, and how many came before it, to the answer: JSON, (status, JSON), a body's bytes, or None to
+close the connection without a word."""
 
 
 @dataclass
 class Scripted:
+    """Where it listens, what it was asked, and the engine's first question, which counts apart."""
+
     url: str
     asked: list[dict[str, Any]] = field(default_factory=list)
+    probed: list[dict[str, Any]] = field(default_factory=list)
 
 
-@contextmanager
-def scripted(reply: Reply, models: Any = ("tiny",)) -> Iterator[Scripted]:
-    """A server that lists `models` (or sends them as they are, where they are no tuple) and answers chats by `reply`."""
+@contextlib.contextmanager
+def scripted(reply: Reply, models: Any = ("tiny",), probe: Reply | None = None) -> Iterator[Scripted]:
+    """A server that lists `models` (or sends them as they are, if they are no tuple) and answers chats by `reply`.
+
+    `probe` answers the engine's first question; default: a token, with its id.
+    """
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -37,10 +45,14 @@ def scripted(reply: Reply, models: Any = ("tiny",)) -> Iterator[Scripted]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            probing = body["messages"][0]["content"][1]["text"] == PROBE
             with lock:
-                number = len(server.asked)
-                server.asked.append(body)
-            self.send(reply(body, number))
+                heard = server.probed if probing else server.asked
+                heard.append(body)
+                number = len(heard) - 1
+            answer = ((probe or first) if probing else reply)(body, number)
+            with contextlib.suppress(ConnectionError):  # the client didn't wait
+                self.send(answer)
 
         def send(self, answer: Any) -> None:
             if answer is None:
@@ -66,6 +78,14 @@ def scripted(reply: Reply, models: Any = ("tiny",)) -> Iterator[Scripted]:
         listening.shutdown()
         listening.server_close()
         thread.join()
+
+
+def first(body: dict[str, Any], number: int) -> dict[str, Any]:
+    return completion(token_ids=[2])
+
+
+def spoken(body: dict[str, Any], number: int) -> dict[str, Any]:
+    return completion()
 
 
 def completion(text: str | None = "yes", finish: str = "stop", prompt: Any = None, **choice: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from masters_edge.recipe.schema import Endpoint, Responses
 from masters_edge.responses.engine import Request, sampled
 from masters_edge.responses.engines import Speaker
 from masters_edge.responses.engines.endpoint import EndpointEngine
-from tests.responses.engines.scripted import Scripted, completion, scripted
+from tests.responses.engines.scripted import Scripted, completion, scripted, spoken
 
 SAMPLING = Responses(max_new_tokens=7)
 
@@ -30,7 +30,7 @@ def test_each_response_is_a_request_with_its_own_seed(student: Speaker, question
     with scripted(lambda body, number: completion(finish="stop", token_ids=[20, 2])) as server:
         made = engine(server, student)
         answers = made.answer([sampled(questions[0], 3, 5), Request(questions[1])], SAMPLING)
-    assert answers == [[[20, 2]] * 3, [[20, 2]]]
+    assert answers == [[[20, 2]] * 3, [[20, 2]]] and made.name == f"endpoint {server.url} tiny"
     seeded = [body for body in server.asked if "seed" in body]
     assert len(seeded) == 3 and len({body["seed"] for body in seeded}) == 3
     assert all(0 <= body["seed"] < 2**31 for body in seeded)
@@ -58,7 +58,7 @@ def test_each_response_is_a_request_with_its_own_seed(student: Speaker, question
 def test_the_same_seeds_are_asked_again(student: Speaker, questions: list[Question]) -> None:
     asked = []
     for some in (questions[:3], questions[2:3]):
-        with scripted(lambda body, number: completion()) as server:
+        with scripted(spoken, probe=spoken) as server:
             engine(server, student).answer([sampled(question, 2, 5) for question in some], SAMPLING)
         text = questions[2].text
         asked.append(sorted(b["seed"] for b in server.asked if b["messages"][0]["content"][1]["text"] == text))
@@ -90,9 +90,8 @@ def test_text_becomes_tokens_again(student: Speaker, questions: list[Question]) 
     tokenizer, end = student.prompter.tokenizer, student.prompter.tokenizer.eos_token_id
     said = ["a red square", "", "an <image> of it", "a gre"]
     replies = [completion(text, "length" if text == "a gre" else "stop") for text in said]
-    with scripted(lambda body, number: replies[number]) as server:
+    with scripted(lambda body, number: replies[number], probe=spoken) as server:
         made = engine(server, student, concurrency=1)
-        assert "retokenized" not in made.name
         found = [answer[0] for answer in made.answer([Request(question) for question in questions[:4]])]
         assert made.name == f"endpoint {server.url} tiny, retokenized"
     assert [tokenizer.decode(ids, skip_special_tokens=True) for ids in found] == said
@@ -113,19 +112,19 @@ def test_a_response_ends_before_an_image(
 
 
 def test_what_the_body_says_counts(student: Speaker, questions: list[Question]) -> None:
-    with scripted(lambda body, number: completion()) as server:
+    with scripted(spoken, probe=spoken) as server:
         made = engine(server, student, body={"top_k": None, "return_token_ids": None, "min_p": 0.1, "top_p": 0.5})
         made.answer([sampled(questions[0], 1, 0)], SAMPLING)
         assert "without top_k" in made.name and "top_p" not in made.name
     (body,) = server.asked
     assert "top_k" not in body and "return_token_ids" not in body
     assert (body["min_p"], body["top_p"], body["repetition_penalty"]) == (0.1, 0.5, 1.05)
-    with pytest.raises(UserError, match="'seed'"), scripted(lambda body, number: completion()) as server:
+    with pytest.raises(UserError, match="'seed'"), scripted(spoken, probe=spoken) as server:
         engine(server, student, body={"seed": 3})
 
 
 def test_transformers_serve_gets_a_generation_config(student: Speaker, questions: list[Question]) -> None:
-    with scripted(lambda body, number: completion()) as server:
+    with scripted(spoken, probe=spoken) as server:
         made = engine(server, student, body={"generation_config": {"min_p": 0.1}}, concurrency=1)
         made.answer([sampled(questions[0], 1, 0), Request(questions[0])], SAMPLING)
     both = {json.loads(body["generation_config"])["do_sample"]: body for body in server.asked}
@@ -141,6 +140,8 @@ def test_another_prompt_than_trainings_is_refused(student: Speaker, questions: l
     with scripted(lambda body, number: completion(prompt=expected, token_ids=[2])) as server:
         assert engine(server, student).answer([Request(questions[0])]) == [[[2]]]
     other = [*expected[:9], 77, *expected[9:]]
-    with scripted(lambda body, number: completion(prompt=other, token_ids=[2])) as server:
-        with pytest.raises(UserError, match="differ from token 9 on"):
-            engine(server, student).answer([Request(questions[0])])
+    with (
+        scripted(lambda body, number: completion(prompt=other, token_ids=[2])) as server,
+        pytest.raises(UserError, match="differ from token 9 on"),
+    ):
+        engine(server, student).answer([Request(questions[0])])

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 from typer.testing import CliRunner
@@ -53,6 +53,7 @@ def lenient(prompt: str) -> str:
     return f"A | colour, or `not`. <score>{int(response in ('red', 'blue'))}</score>"
 
 
+@settings(deadline=None)  # the first call imports
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
 def test_kappa_equals_scikit_learns(pairs: list[tuple[bool, bool]]) -> None:
     rule, judge = zip(*pairs)
@@ -71,6 +72,7 @@ def test_an_example_of_kappa_by_hand() -> None:
     assert Agreement(((0, 0), (0, 0))).share is None
 
 
+@settings(deadline=None)  # the first call imports
 @given(st.permutations(range(30)), st.integers(0, 3))
 def test_the_sample_depends_on_the_seed_alone(order: list[int], seed: int) -> None:
     items = [Item(str(n % 10), "q", f"response {n}", ("a",), "exact_match") for n in range(30)]
