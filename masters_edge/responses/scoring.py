@@ -77,6 +77,7 @@ def rows(
             metric=question.metric or recipe.reward.metric,
             r_acc=None,
             scorer=None,
+            student_count=sum(ids == key and source == "student" for ids, source in drawn[question.id]),
             **tokens,  # log_probs, and what cached teacher logits add
         )
 

@@ -32,7 +32,8 @@ class Response:
     `[tokens]` are the stage's teacher at each token (objective.divergence.TopLogProbs, flattened); else they are None.
     `label` is what `r_acc` was scored against and `label_source` who gave it: `label`, `teacher`, or None. `scorer` is
     who scored (`rule:exact_match`, `judge:<model>`); `r_acc` is None where nobody did. What follows from the group as a
-    whole (R_distill, advantages) is not stored: `rewards` computes it from `jsd`, `r_acc` and `count`.
+    whole (R_distill, advantages) is not stored: `rewards` computes it from `jsd`, `r_acc` and `count`. `student_count`
+    says how many of the `count` the student gave, where it is known; the others are the teacher's.
     """
 
     question_id: str
@@ -50,6 +51,7 @@ class Response:
     metric: str
     r_acc: float | None
     scorer: str | None
+    student_count: int | None = None
     top_ids: np.ndarray | None = None
     top_log_probs: np.ndarray | None = None
     rest: np.ndarray | None = None
@@ -101,6 +103,7 @@ def _schema() -> Any:
             "metric": word,
             "r_acc": pa.float64(),
             "scorer": word,
+            "student_count": pa.int32(),
             "top_ids": numbers["int32"],
             "top_log_probs": numbers["float16"],
             "rest": numbers["float32"],

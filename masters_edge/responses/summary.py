@@ -18,7 +18,7 @@ from masters_edge.responses import store
 
 FILE = "responses.json"
 SCHEMA_VERSION = 1
-_COLUMNS = ("question_id", "stage", "source", "count", "jsd", "r_acc", "scorer", "label_source")
+_COLUMNS = ("question_id", "stage", "student_count", "count", "jsd", "r_acc", "scorer", "label_source")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Summary:
     """Counts over a phase's responses, and means in [0, 1].
 
     `student` and `teacher`: mean R_acc of the responses that each gave to questions with a label of the data set (the
-    teacher's own labels would flatter it), None where none was scored; a response that both gave counts for both.
+    teacher's own labels would flatter it), None where none was scored.
     `no_advantage`: share of groups that the policy term skips. `unscored`: responses that the judge failed on.
     """
 
@@ -78,9 +78,10 @@ def summarize(rows: Iterable[dict[str, Any]], reward: Reward) -> Summary:
         for row in members:
             if row["r_acc"] is None or row["label_source"] != "label":
                 continue
-            for who in ("student", "teacher") if row["source"] == "both" else (row["source"],):
-                right[who] += row["r_acc"] * row["count"]
-                said[who] += row["count"]
+            of_student = row["student_count"] or 0
+            for who, count in (("student", of_student), ("teacher", row["count"] - of_student)):
+                right[who] += row["r_acc"] * count
+                said[who] += count
     shares = {who: right[who] / said[who] if said[who] else None for who in said}
     return Summary(groups, responses, distinct, alike / max(1, groups), unscored, **shares)
 

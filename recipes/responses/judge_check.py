@@ -56,7 +56,7 @@ def main() -> None:
         "model": given.model.stem,
         "url": f"{server.listening_address}/v1",
         "concurrency": 4,
-        "timeout_s": 300,
+        "timeout_s": 900,
         "max_new_tokens": given.max_new_tokens,
     }
     source = {"source": "easy-vqa", "split": "train"}

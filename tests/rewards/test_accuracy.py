@@ -289,6 +289,7 @@ def _score_many(url: str, folder: Path) -> None:
         assert [v.score for v in scorer.score([item(f"blue {n}") for n in range(60)])] == [1.0] * 60
 
 
+@pytest.mark.slow
 def test_processes_share_a_folder(tmp_path: Path) -> None:
     with judge_server(strict) as server:
         context = multiprocessing.get_context("spawn")
