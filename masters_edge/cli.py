@@ -272,7 +272,8 @@ def judge(
         typer.Option(help="JSON lines with question, response, answer; default: what the recipe's run generated."),
     ] = None,
     rule: Annotated[
-        str | None, typer.Option(help="Rule to compare with, where neither responses nor recipe name one.")
+        str | None,
+        typer.Option(help="Rule to compare with, for responses that have none of their own (exact_match, ...)."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the report; default: judge in the run folder, or beside the file.")

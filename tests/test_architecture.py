@@ -5,7 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TRAINING = ("masters_edge.training", "masters_edge.distill", "masters_edge.objective", "masters_edge.responses")
+TRAINING = (
+    "masters_edge.training",
+    "masters_edge.distill",
+    "masters_edge.objective",
+    "masters_edge.responses",
+    "masters_edge.ablate",
+)
 HEAVY = ("torch", "transformers")
 
 

@@ -72,7 +72,7 @@ def run(
                 outcomes.failed[job.name] = f"it starts from the student of {job.needs}, which failed"
             if not pool.running:
                 continue
-            bar(note=f"left {clock.left()}; {', '.join(task.job.name for task in pool.running)}")
+            bar(note=f"{clock.left()}: {', '.join(task.job.name[:14] for task in pool.running)}")
             for done in pool.wait(timeout=30):
                 job = done.task.job
                 clock.ended()

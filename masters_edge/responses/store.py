@@ -187,7 +187,7 @@ def read(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any
     import pyarrow
 
     with _opened(path) as file:
-        table = file.read(columns=list(columns) if columns is not None else None)
+        table = file.read(columns=_present(file, path, columns))
     names = table.column_names
     if "token_ids" in names:  # torch indexes with int64
         place = names.index("token_ids")
@@ -215,7 +215,15 @@ def scan(folder: Path, columns: Sequence[str] | None = None, rows: int = 4096) -
         raise UserError(f"{folder} is no folder with response shards; masters-edge generate makes one in a run folder")
     for path in sorted(folder.rglob("[!.]*.parquet")):
         with _opened(path) as file:
-            yield from file.iter_batches(rows, columns=list(columns) if columns is not None else None)
+            yield from file.iter_batches(rows, columns=_present(file, path, columns))
+
+
+def _present(file: Any, path: Path, columns: Sequence[str] | None) -> list[str] | None:
+    """The columns asked for, none for all; pyarrow leaves out what isn't there without a word."""
+    lacking = set(columns or ()) - set(file.schema_arrow.names)
+    if lacking:
+        raise UserError(f"{path} has no column {' and '.join(sorted(lacking))}; delete it, and generate makes it again")
+    return None if columns is None else list(columns)
 
 
 class _opened:

@@ -27,13 +27,15 @@ class Summary:
 
     `student` and `teacher`: mean R_acc of the responses that each gave to questions with a label of the data set (the
     teacher's own labels would flatter it), None where none was scored.
-    `no_advantage`: share of groups that the policy term skips. `unscored`: responses that the judge failed on.
+    `no_advantage`: share of groups that the policy term skips. `labelled`: share of groups whose R_acc goes by a label of
+    the data set, not by the teacher's own answer. `unscored`: responses that the judge failed on.
     """
 
     groups: int
     responses: int
     distinct: int
     no_advantage: float
+    labelled: float
     unscored: int
     student: float | None
     teacher: float | None
@@ -65,7 +67,7 @@ def of(paths: Iterable[Path], reward: Reward, out: Path) -> Summary:
 
 def summarize(rows: Iterable[dict[str, Any]], reward: Reward) -> Summary:
     """Over rows of the store, those of a group behind one another; memory stays flat."""
-    groups = responses = distinct = alike = unscored = 0
+    groups = responses = distinct = alike = labelled = unscored = 0
     right, said = {"student": 0.0, "teacher": 0.0}, {"student": 0.0, "teacher": 0.0}
     for _, group in groupby(rows, lambda row: (row["stage"], row["question_id"])):
         members = list(group)
@@ -75,15 +77,16 @@ def summarize(rows: Iterable[dict[str, Any]], reward: Reward) -> Summary:
         scores = rewards.score(members, reward)
         alike += not scores.advantage.any()
         unscored += sum(row["count"] for row, counted in zip(members, scores.counted) if not counted)
-        for row in members:
-            if row["r_acc"] is None or row["label_source"] != "label":
-                continue
+        by_label = [row for row in members if row["r_acc"] is not None and row["label_source"] == "label"]
+        labelled += bool(by_label)
+        for row in by_label:
             of_student = row["student_count"] or 0
             for who, count in (("student", of_student), ("teacher", row["count"] - of_student)):
                 right[who] += row["r_acc"] * count
                 said[who] += count
     shares = {who: right[who] / said[who] if said[who] else None for who in said}
-    return Summary(groups, responses, distinct, alike / max(1, groups), unscored, **shares)
+    every = max(1, groups)
+    return Summary(groups, responses, distinct, alike / every, labelled / every, unscored, **shares)
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -64,7 +64,9 @@ def main() -> None:
         json.dumps({"student": "-", "teachers": ["-"], "data": {"train": source}, "reward": {"judge": judge}})
     )
     started = time.monotonic()
-    agreement.report(recipe, responses=given.out / "said.jsonl", questions=given.questions, out=given.out)
+    agreement.report(
+        recipe, responses=given.out / "said.jsonl", questions=given.questions, rule="exact_match", out=given.out
+    )
     print(f"{time.monotonic() - started:.0f} s for {given.questions} responses, {given.threads} threads")
 
 

@@ -40,6 +40,7 @@ def responses(draw: st.DrawFn) -> Response:
         metric=draw(words),
         r_acc=draw(st.none() | st.floats(0, 1)),
         scorer=draw(st.none() | st.text()),
+        student_count=draw(st.none() | st.integers(0, 4)),
         top_ids=np.array(ids * 2, np.int32) if cached else None,
         top_log_probs=np.array([draw(st.floats(-50, 0, width=16)) for _ in ids * 2], np.float16) if cached else None,
         rest=np.array([draw(floats) for _ in ids], np.float32) if cached else None,
@@ -112,6 +113,9 @@ def test_labels_are_rows_of_two_columns(tmp_path: Path) -> None:
     store.write(tmp_path / "a.parquet", rows)
     assert store.read(tmp_path / "a.parquet") == rows
     assert store.read(tmp_path / "a.parquet", ["text"]) == [{"text": "rot"}, {"text": ""}]
+    for reading in (lambda: store.groups(tmp_path / "a.parquet"), lambda: next(store.scan(tmp_path, ["jsd", "text"]))):
+        with pytest.raises(UserError, match=r"a.parquet has no column .*jsd"):
+            reading()
     with pytest.raises(KeyError):
         store.write(tmp_path / "a.parquet", [{"question_id": "1", "txt": "rot"}])
 

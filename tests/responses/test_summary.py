@@ -30,6 +30,7 @@ def test_counts_and_means(tmp_path: Path) -> None:
     paths, out = [tmp_path / "part-0.parquet", tmp_path / "part-1.parquet"], tmp_path / "responses.json"
     found = summary.of(paths, Reward(), out)
     assert (found.groups, found.responses, found.distinct, found.unscored) == (4, 32, 7, 5)
+    assert found.labelled == 0.75
     assert found.no_advantage == 0.5  # b, and d: one scored response alone
     assert found.student == pytest.approx((2 + 4 + 3) / (2 + 2 + 4 + 3))
     assert found.teacher == pytest.approx((4 + 4) / (4 + 4))

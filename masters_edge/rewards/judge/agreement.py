@@ -76,26 +76,25 @@ def report(
         questions: how many questions to sample, one response each.
         responses: a JSON lines file with question, response, answer (a text or several) and, if need be, metric; None:
             the run's response store.
-        rule: scores where neither a response nor `reward.metric` names a rule.
+        rule: scores responses that have no rule of their own.
         out: folder for the report; default `judge` in the run folder, or `<file>-judge` beside the file.
 
     Raises:
         UserError: no judge, no responses, no rule for any of them, a judge that can't be reached.
     """
-    recipe = recipes.load(recipe_path, overrides)
-    if recipe.reward.judge is None:
-        raise UserError(f"{recipe_path} names no judge; set reward.judge.model (and reward.judge.url for a server)")
+    # A recipe whose questions all have rules may try a judge, too.
+    recipe = recipes.load(recipe_path, [*overrides, f"reward.metric={JUDGE}"])
+    assert recipe.reward.judge is not None  # the schema asks for one where the metric is `judge`
     if rule is not None:
         metrics.get(rule)
     reward = recipe.reward.model_copy(update={"judge": resolved(recipe.reward.judge, recipe_path)})
-    default = rule or (recipe.reward.metric if recipe.reward.metric != JUDGE else None)
     if responses is not None:
-        items: Iterator[Item] = _of_file(responses, default)
+        items: Iterator[Item] = _of_file(responses, rule)
         folder = out or responses.with_name(f"{responses.stem}-judge")
     else:
         run = runs.Run(runs.folder_of(recipe, recipe_path))
         run.info()
-        items = _of_store(run, _questions(recipe, recipe_path), default)
+        items = _of_store(run, _questions(recipe, recipe_path), rule)
         folder = out or run.folder / "judge"
     asked = sample(items, questions, recipe.seed)
     if not asked:

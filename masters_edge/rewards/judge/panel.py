@@ -87,7 +87,7 @@ class Panel:
                 untagged.setdefault(prompt.parsing(reply.text), []).append(first)
         for second, reply in self._said(list(untagged)):
             for first in untagged[second]:
-                score = 0.0 if reply.text is None else prompt.parsed(reply.text) or 0.0
+                score = None if reply.text is None else prompt.parsed(reply.text)
                 settle(first, score, said[first] if reply.text is not None else reply.error)
         return [found[first] for first in asked]
 

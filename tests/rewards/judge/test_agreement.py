@@ -96,7 +96,14 @@ def test_report_on_a_file(tmp_path: Path) -> None:
         row(9, "none of it"),
     ]
     with judge_server(lenient) as server:
-        command = ["judge", str(recipe(tmp_path, server.url)), "--responses", str(responses(tmp_path, rows))]
+        command = [
+            "judge",
+            str(recipe(tmp_path, server.url)),
+            "--responses",
+            str(responses(tmp_path, rows)),
+            "--rule",
+            "exact_match",
+        ]
         result = CliRunner().invoke(app, command, catch_exceptions=False)
         assert result.exit_code == 0, result.output
         asked = len(server.asked)
@@ -134,7 +141,7 @@ def test_report_on_a_runs_store(tmp_path: Path) -> None:
         from masters_edge.distill import read_questions
         from masters_edge.recipe import load
 
-        asked = read_questions(load(path), path).train
+        asked = read_questions(load(path, ["reward.metric=judge"]), path).train
         common = dict(stage=0, teacher=0, ratio=0.2, source="student", token_ids=[1], log_probs=[0.0], jsd=0.1)
         rows = []
         for number, question in enumerate(asked[:20]):
@@ -178,13 +185,13 @@ def test_a_users_mistakes_in_a_file(tmp_path: Path, content: str, said: str) -> 
 
 def test_other_mistakes(tmp_path: Path) -> None:
     path, file = recipe(tmp_path, "http://127.0.0.1:9/v1"), responses(tmp_path, [row(1, "red")])
-    with pytest.raises(UserError, match="names no judge; set reward.judge.model"):
+    with pytest.raises(UserError, match="reward.judge names none; give reward.judge.model"):
         agreement.report(path, ["reward.judge=null"], responses=file)
     with pytest.raises(UserError, match="no metric 'exact'; did you mean 'exact_match'"):
         agreement.report(path, responses=file, rule="exact")
     with pytest.raises(UserError, match="nothing.jsonl can't be read"):
         agreement.report(path, responses=tmp_path / "nothing.jsonl")
     with pytest.raises(UserError, match="no rule is named .*--rule"):
-        agreement.report(path, ["reward.metric=judge"], responses=file)
+        agreement.report(path, responses=file)
     with pytest.raises(UserError, match="doesn't answer"):
-        agreement.report(path, ["reward.metric=judge"], responses=file, rule="exact_match")
+        agreement.report(path, responses=file, rule="exact_match")
