@@ -23,7 +23,7 @@ from typing import Any
 
 from masters_edge import __version__
 from masters_edge.errors import UserError
-from masters_edge.files import read_json, write_json, write_text
+from masters_edge.files import read_json, sweep, write_json, write_text
 from masters_edge.recipe import Recipe, dump
 
 SCHEMA_VERSION = 1
@@ -133,8 +133,7 @@ def open_run(recipe: Recipe, recipe_path: Path, fingerprints: dict[str, Any], th
                 f"or remove {run.folder} to start afresh"
             )
         return run
-    if run.folder.exists() and any(path.name != LOCK for path in run.folder.iterdir()):
-        raise UserError(f"{run.folder} is not empty and no run folder; set run_dir to a new folder")
+    _require_new(run.folder, dump(recipe))
     run.folder.mkdir(parents=True, exist_ok=True)
     write_text(run.folder / "recipe.yaml", dump(recipe))
     write_json(
@@ -151,6 +150,17 @@ def open_run(recipe: Recipe, recipe_path: Path, fingerprints: dict[str, Any], th
         },
     )
     return run
+
+
+def _require_new(folder: Path, recipe: str) -> None:
+    """Refuse a folder with something in it, but what a command left that was killed while it made this very run."""
+    if not folder.exists():
+        return
+    sweep(folder)
+    for path in folder.iterdir():
+        ours = path.name == "recipe.yaml" and path.read_text(encoding="utf-8") == recipe
+        if path.name != LOCK and not ours:
+            raise UserError(f"{folder} is not empty and no run folder; set run_dir to a new folder")
 
 
 def newest_finished(root: Path = ROOT) -> Run:

@@ -22,7 +22,8 @@ from masters_edge.responses import store
 from masters_edge.responses.generate import Generator
 from tests.conftest import TINY_RECIPE
 
-# masters-edge that says in the file `made` which shards it wrote, and starts when the file `go` is there.
+# masters-edge that says in the file `made` which shards it wrote, and starts when the file `go` is there. It goes on
+# when as many processes as `go` says have written one, so that none is through before another has begun.
 TOLD = """
 import os, sys, time
 from masters_edge import distill
@@ -32,6 +33,8 @@ def told(path, *rest):
     write(path, *rest)
     with open("made", "a") as log:
         log.write(f"{os.getpid()} {path}\\n")
+    while len({line.split()[0] for line in open("made")}) < int(open("go").read()):
+        time.sleep(0.005)
 store.write = told
 open(f"ready-{os.getpid()}", "w").close()
 while not os.path.exists("go"):
@@ -56,7 +59,7 @@ def start(home: Path, *joining: tuple[str, ...]) -> list[subprocess.Popen]:
 
 
 def ends_well(process: subprocess.Popen) -> str:
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     return output
 
@@ -105,10 +108,10 @@ def test_two_that_join_and_one_alone_make_the_same_responses(alone: Path, tiny_r
     home, wanted = tiny_recipe.parent, ("run_dir=shared", "responses.batch_size=5")
     begin(tiny_recipe, monkeypatch, *wanted)
     two = start(home, (*wanted, "--join"), (*wanted, "--join"))
-    (home / "go").touch()
+    (home / "go").write_text("2")
     for process in two:
         assert "helping with shared" in ends_well(process)
-    assert all(made(home)[process.pid] > 1 for process in two), made(home)  # both took part
+    assert set(made(home)) == {process.pid for process in two}
     assert_same_responses(alone, home / "shared", exact=False)
 
 
@@ -120,7 +123,7 @@ def test_whoever_is_killed_the_last_one_ends_it(alone: Path, tiny_recipe: Path, 
     rng = random.Random(seed)
     running = start(home, (wanted,), *[(wanted, "--join")] * 3)
     rng.shuffle(running)
-    (home / "go").touch()
+    (home / "go").write_text("1")
     while len(running) > 1:
         victim, before = running.pop(), made(home).total()
         while made(home).total() < before + rng.randint(1, 5):

@@ -142,7 +142,7 @@ def _measure_checkpoint(task: Task) -> dict[str, Any]:
 def _same_threads(folder: Path) -> list[str]:
     """A run that was begun goes on with its own number of threads, whatever --jobs is now."""
     run = runs.Run(folder)
-    return [f"train.threads={run.recipe().train.threads}"] if (folder / "run.json").exists() else []
+    return [f"train.threads={run.recipe().train.threads}"] if (folder / "recipe.yaml").exists() else []
 
 
 def _use_threads(count: int | None) -> None:

@@ -89,6 +89,7 @@ def test_conditions_repeat_the_same_arms_under_something_else() -> None:
     assert names == {
         "as the recipe says",
         "damaged teacher (mask 0.4)",
+        "damaged teacher (mask 0.4), every label",
         "strong student",
         "100 labels",
         "every label",

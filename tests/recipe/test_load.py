@@ -85,7 +85,9 @@ def test_resolved_recipe_reads_back_equal(recipe, tmp_path: Path) -> None:
         (GOOD + "quantize: {schemes: [int5]}\n", (), "line 7: quantize.schemes.0 is 'int5'; did you mean int8?"),
         (GOOD, ("quantize.qat.scheme=int44",), "quantize.qat.scheme is 'int44'; did you mean int4?"),
         (GOOD, ("export.targets=[onx]",), "override 'export.targets=[onx]': export.targets.0 is 'onx'; did you mean"),
-        (GOOD, ("reward.metric=judge",), "reward.metric is 'judge'; known: anls, exact_match"),
+        (GOOD, ("reward.metric=oracle",), "reward.metric is 'oracle'; known: anls, exact_match"),
+        (GOOD, ("reward.metric=judg",), "reward.metric is 'judg'; did you mean judge?"),
+        (GOOD, ("reward.metric=judge",), "reward.judge names none; give reward.judge.model"),
         (GOOD, ("train.save_every=15",), "train.save_every (15) must be a multiple of train.log_every (10)"),
     ],
 )
