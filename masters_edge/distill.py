@@ -116,8 +116,19 @@ def distill(
             say(f"{'helping' if join else 'going on'} with {run.folder}")
         if here.num_processes > 1:
             say(f"{here.num_processes} processes, {here.device.type}")
-        _Pass(run, recipe, student, teachers, questions, fingerprints).run_phases(only_generate, join)
+        judged = _with_judge(recipe, recipe_path)
+        _Pass(run, judged, student, teachers, questions, fingerprints).run_phases(only_generate, join)
     return run
+
+
+def _with_judge(recipe: Recipe, recipe_path: Path) -> Recipe:
+    """The recipe with its judge's model as transformers finds it."""
+    if recipe.reward.judge is None:
+        return recipe
+    from masters_edge.rewards.judge import resolved
+
+    judge = resolved(recipe.reward.judge, recipe_path)
+    return recipe.model_copy(update={"reward": recipe.reward.model_copy(update={"judge": judge})})
 
 
 def _check_data(questions: Questions, sources: Sequence[str]) -> None:
@@ -175,6 +186,7 @@ class _Pass:
         started, source = time.monotonic(), self.student
         phases = self.recipe.train.phases
         if any(phase.objective != "labels" for phase in phases):
+            self._ask_judge()
             turn = joining.masks_turn(self.run.folder, self.recipe.mask, len(self.teachers))
             with turn if join else contextlib.nullcontext():
                 self._prepare_masks()
@@ -200,6 +212,18 @@ class _Pass:
             },
         )
         say(f"student: {self.run.student}")
+
+    def _ask_judge(self) -> None:
+        """Have the judge say something, before hours are spent on what it is to score."""
+        from masters_edge.rewards.accuracy import JUDGE, Scorer
+
+        reward = self.recipe.reward
+        asked = self.questions.train + self.questions.held_out
+        if any((question.metric or reward.metric) == JUDGE for question in asked):
+            if processes.state().is_main_process:
+                with Scorer(reward, self.run.folder) as scorer:
+                    scorer.check()
+            processes.state().wait_for_everyone()
 
     def _prepare_masks(self) -> None:
         """What the masks follow from, where the recipe has it measured: activation norms, each teacher's r_max."""

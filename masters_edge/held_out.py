@@ -44,7 +44,6 @@ class HeldOut:
             Item(question.id, question.text, text, question.accepted, question.metric or self.metric)
             for text, question in zip(texts, self.questions)
         ]
-        with self.scorer:
-            scores = [verdict.score for verdict in self.scorer.score(items) if verdict.score is not None]
+        scores = [verdict.score for verdict in self.scorer.score(items) if verdict.score is not None]
         right, of = processes.mean([sum(scores), len(scores)])
         return 100 * right / of if of else 0.0

@@ -15,7 +15,6 @@ from typing import Any
 
 from masters_edge import processes
 from masters_edge.data.records import Question
-from masters_edge.display import say
 from masters_edge.families.base import Family
 from masters_edge.families.prompts import Prompter
 from masters_edge.recipe import Recipe
@@ -128,8 +127,6 @@ class Generator:
                 store.write(path, rows, origin)
 
             paths = self._fill(folder, cut, make, on_progress)
-        if scorer.unscored:
-            say(f"{scorer.unscored} responses have no score: the judge failed on them, they are left out of the reward")
         return paths
 
     def _made(self, folder: Path, cut: Sequence[Any], on_progress: Progress | None) -> list[Path] | None:

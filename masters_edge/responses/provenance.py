@@ -18,6 +18,7 @@ from masters_edge.files import write_json
 from masters_edge.recipe import Recipe
 from masters_edge.recipe.schema import Endpoint
 from masters_edge.responses.store import SCHEMA_VERSION
+from masters_edge.rewards.judge.prompt import VERSION as judge_prompt
 from masters_edge.schedule import Stage
 from masters_edge.teachers import TeacherChain
 
@@ -73,7 +74,7 @@ def of_scored(drawn: Mapping[str, Any], recipe: Recipe, prints: Prints) -> dict[
         "drawn": drawn,
         "data": prints.data,
         "labels": [reward.metric, reward.unlabelled, prints.teachers[-1] if reward.unlabelled == "teacher" else None],
-        "judge": reward.judge.model_dump(include={"model", "url"}) if reward.judge else None,
+        "judge": [reward.judge.model, reward.judge.url, judge_prompt] if reward.judge else None,
     }
 
 

@@ -27,8 +27,8 @@ class Summary:
 
     `student` and `teacher`: mean R_acc of the responses that each gave to questions with a label of the data set (the
     teacher's own labels would flatter it), None where none was scored.
-    `no_advantage`: share of groups that the policy term skips. `labelled`: share of groups whose R_acc goes by a label of
-    the data set, not by the teacher's own answer. `unscored`: responses that the judge failed on.
+    `no_advantage`: share of groups that the policy term skips. `labelled`: share of groups whose R_acc goes by a label
+    of the data set, not by the teacher's own answer. `unscored`: responses that the judge failed on.
     """
 
     groups: int
