@@ -18,8 +18,8 @@ from masters_edge.schedule import group_size
 
 SCHEMA_VERSION = 1
 POLICY_FILE, SPLIT_FILE = "policy.json", "split.json"
-OFTEN_WRONG = 0.6  # a teacher below this share of right responses needs correcting, not only following
-STRONG = 0.75  # a student above this share starts strong, as the paper's do
+OFTEN_WRONG = 0.5  # a teacher below this share of right responses needs correcting, not only following
+MANY_LABELS = 0.5  # share of groups with a label of their own from which on labels can correct it
 ASKED = 128  # questions asked ahead for the split
 
 
@@ -44,15 +44,21 @@ class Split:
 
 
 def policy(summary: Summary) -> Policy:
-    """The policy term for responses like these (METHOD 8)."""
+    """The policy term for responses like these (METHOD 8).
+
+    Where the teacher is often wrong and labels (or a judge who has them) say where, the truncated term is worth most.
+    Elsewhere no term was found to be worth anything, and positive advantages with a small weight cost nothing either.
+    The paper's term, which cost many points wherever the teacher is right, is never chosen: name it to have it.
+    """
     if summary.teacher is None:
         return Policy("positive", 0.1, 0.0, "no response was scored against a label")
     right = f"the teacher's responses are right on {100 * summary.teacher:.0f}% of the labelled questions"
-    if summary.teacher < OFTEN_WRONG:
-        return Policy("truncated_is", 0.3, 0.0, f"{right}: it is often wrong, and labels must say where")
-    if summary.student is not None and summary.student > STRONG:
-        return Policy("paper", 1.0, 0.1, f"{right}, the student's on {100 * summary.student:.0f}%: both are strong")
-    return Policy("positive", 0.1, 0.0, f"{right}, and the student starts weak")
+    if summary.teacher >= OFTEN_WRONG:
+        return Policy("positive", 0.1, 0.0, f"{right}: it can be followed")
+    labelled = f"{100 * summary.labelled:.0f}% of the groups have a label"
+    if summary.labelled >= MANY_LABELS:
+        return Policy("truncated_is", 0.3, 0.0, f"{right}: it is often wrong, and {labelled} that says where")
+    return Policy("positive", 0.1, 0.0, f"{right}: it is often wrong, but only {labelled} that says where")
 
 
 def settle_policy(recipe: Recipe, summary: Summary, out: Path) -> Recipe:

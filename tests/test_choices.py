@@ -63,6 +63,15 @@ def test_nothing_is_chosen_where_nothing_is_open(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_labels_correct_a_teacher_that_is_often_wrong() -> None:
+    found = {
+        (teacher, labelled): choices.policy(summary(0.5, teacher, labelled)).policy
+        for teacher in (0.3, 0.95)
+        for labelled in (0.02, 1.0)
+    }
+    assert found.pop((0.3, 1.0)) == "truncated_is" and set(found.values()) == {"positive"}
+
+
 @pytest.mark.parametrize("teacher", [None, 0.2, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("student", [0.1, 0.9])
 def test_every_choice_is_a_recipe(teacher: float | None, student: float) -> None:

@@ -200,12 +200,18 @@ def test_live_rewards_follow_the_student(tiny_recipe: Path, monkeypatch, teacher
 
 def test_what_is_auto_is_chosen_before_training_and_kept(tiny_recipe: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tiny_recipe.parent)
-    auto = ["reward.policy=auto", "responses.split=auto", "mask.r_max=0", "responses.temperature=0.01"]
+    auto = [
+        "reward.policy=auto",
+        "data.labels=all",
+        "responses.split=auto",
+        "mask.r_max=0",
+        "responses.temperature=0.01",
+    ]
     auto += ["train.phases.0.steps=4", "train.save_every=2"]
     run = distill(tiny_recipe, auto)
     folder = run.folder / "phase-0-joint"
     policy, split = (json.loads((folder / name).read_text()) for name in ("policy.json", "split.json"))
-    assert policy["policy"] == "truncated_is"  # a random teacher is never right
+    assert policy["policy"] == "truncated_is"  # a random teacher is never right, and every question has a label
     # Cold responses: two to three of eight differ, so four to a question are enough.
     assert (split["student"], split["teacher"], split["questions_per_step"]) == (2, 2, 8)
     rows = [row for path in (folder / "responses").rglob("*.parquet") for row in store.read(path)]
