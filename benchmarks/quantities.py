@@ -30,8 +30,8 @@ _EXPONENTS = {ord(raised): f"^{digit}" for digit, raised in enumerate("⁰¹²³
 _SPELLINGS = {"%": "percent", "per cent": "percent", "°": "degree"}
 _DEGREES = re.compile(r"(?:[°º]|degrees?|deg\.?) ?(?=(c|f|celsius|fahrenheit)\b)", re.IGNORECASE)
 _CURRENCIES = {"$": "dollar", "€": "euro", "£": "pound_sterling", "¥": "yen"}
-# What pint raises for a unit that it can't read; its UndefinedUnitError is an AttributeError.
-_REFUSED = (ArithmeticError, AttributeError, KeyError, SyntaxError, TypeError, ValueError)
+# What pint raises for a unit that it can't read; its UndefinedUnitError is an AttributeError, and its parser asserts.
+_REFUSED = (ArithmeticError, AssertionError, AttributeError, KeyError, SyntaxError, TypeError, ValueError)
 # What pint knows: letters, products, quotients, powers; not arithmetic on numbers, which could take for ever.
 _UNIT = re.compile(r"[^\W\d_]+(?:[ _*/·^-]*[^\W\d_]+|\s*(?:\^|\*\*)?\s*-?\d)*")
 

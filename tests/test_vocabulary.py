@@ -51,7 +51,7 @@ def test_stored_logits_train_nearly_as_a_live_teacher_and_say_so_in_the_store(ti
     }.items():
         run = distill(tiny_recipe, [*options, f"run_dir={name}"]).folder
         curves[name] = [line["jsd"] for line in logged(run) if "jsd" in line]
-        rows = [row for path in (run / "phase-0-joint/responses").iterdir() for row in store.read(path)]
+        rows = [row for path in (run / "phase-0-joint/responses").rglob("*.parquet") for row in store.read(path)]
         for row in rows:
             tokens = len(row["token_ids"])
             if name == "live":

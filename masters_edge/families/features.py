@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from masters_edge.families.base import Family
 
@@ -36,7 +37,8 @@ class ImageFeatures:
             image_ids: equal for equal images, one per row.
             images: what the processor made of each.
         """
-        if not self.family.gives_features(self.model):
+        # FSDP gathers a model's weights around its own forward: a part of it can't be called by itself.
+        if not self.family.gives_features(self.model) or isinstance(self.model, FSDPModule):
             collated = self.family.collate_images(list(images))
             return {name: value.to(self.model.device) for name, value in collated.items()}
         missing = {name: image for name, image in zip(image_ids, images) if name not in self._kept}

@@ -13,7 +13,7 @@ from masters_edge.schedule import group_size
 
 ROOT = Path(__file__).parents[2]
 CHOICES = Choices(chain=("/models/middle",), damaged="/models/damaged", damage=0.4, strong="/models/strong")
-FOUR_AND_FOUR = ("responses.student=4", "responses.teacher=4")
+FOUR_AND_FOUR = ("responses.split=fixed", "responses.student=4", "responses.teacher=4")
 
 
 @pytest.mark.parametrize("name", ["demo.yaml", "mobile.yaml"])

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
@@ -108,6 +108,7 @@ def test_several_answers_score_within_0_to_1_and_a_single_label_met_scores_1(
 
 
 @settings(deadline=None)  # the first call loads pint's units
+@example("0", "\u0e33")  # normalises to two characters, the first of which is no name
 @given(st.from_regex(r"[-+$]?[0-9]{1,4}[.,]?[0-9]{0,3} ?[a-zA-Z%°^*/² -]{0,8}", fullmatch=True), st.text(max_size=9))
 def test_quantities_of_any_spelling_score_0_or_1_and_equal_themselves(text: str, other: str) -> None:
     assert metrics.score("quantity", text, text) == 1
