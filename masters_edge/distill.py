@@ -42,17 +42,7 @@ def read_questions(recipe: Recipe, recipe_path: Path) -> Questions:
 
 
 def _read_questions(recipe: Recipe, recipe_path: Path) -> Questions:
-    source = recipe.data.train
-    questions = data.read(
-        source.source,
-        split=source.split,
-        base=recipe_path.parent,
-        image_column=source.image_column,
-        question_column=source.question_column,
-        answer_column=source.answer_column,
-        metric_column=source.metric_column,
-        image_root=Path(source.image_root) if source.image_root else None,
-    )
+    questions = data.read_source(recipe.data.train, recipe_path.parent)
     held_out: list[Question] = []
     if recipe.data.held_out:
         questions, held_out = data.hold_out(questions, recipe.data.held_out, recipe.seed)
@@ -323,7 +313,8 @@ class _Pass:
 
         known = self.fingerprints
         own = known["student"] if source == self.student else families.fingerprint(source)
-        bare = data.fingerprint(q.without_answer() for q in self.questions.train)
+        shared = self.recipe.responses.shared is not None  # only then does anybody ask
+        bare = data.fingerprint(q.without_answer() for q in self.questions.train) if shared else ""
         prints = Prints(own, known["teachers"], known["data"], bare)
         return Generator(self.recipe, folder, student, source, self.family, self.prompter, self.teachers, prints)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from masters_edge import data, origin, runs
-from masters_edge.data.records import Question, open_image
+from masters_edge.data.records import open_image
 from masters_edge.display import console, errors, progress, say
 from masters_edge.errors import UserError
 from masters_edge.recipe import Recipe, checkpoint
@@ -384,14 +384,7 @@ def _suite(
         own = suites.load("easy-vqa")
         return replace(own, metric=metric or own.metric)
     assert run is not None and recipe is not None
-    questions: list[Question] = data.read(
-        test.source,
-        split=test.split,
-        base=_recipe_path(run).parent,
-        image_column=test.image_column,
-        question_column=test.question_column,
-        answer_column=test.answer_column,
-        metric_column=test.metric_column if metric is None else None,
-        image_root=Path(test.image_root) if test.image_root else None,
-    )
+    if metric is not None:  # asked for on the command line: it scores every question
+        test = test.model_copy(update={"metric_column": None})
+    questions = data.read_source(test, _recipe_path(run).parent)
     return suites.from_questions(questions, metric or recipe.bench.metric, name=test.source)

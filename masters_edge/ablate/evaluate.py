@@ -19,6 +19,7 @@ from masters_edge.display import progress, say
 from masters_edge.errors import UserError
 from masters_edge.files import read_json, write_json
 from masters_edge.recipe import Recipe, checkpoint, load
+from masters_edge.recipe.schema import Source
 
 SCHEMA_VERSION = 1
 RESULT = "test.json"
@@ -172,8 +173,7 @@ def _of_responses(folder: Path) -> dict[str, Any]:
     from masters_edge.responses import summary
 
     for path in sorted(folder.glob(f"phase-*/{summary.FILE}")):
-        kept = read_json(path)
-        found = summary.Summary(**{name: kept[name] for name in summary.Summary.__dataclass_fields__})
+        found = summary.read(path)
         return {"responses": asdict(found), "auto": asdict(choices.policy(found))}
     return {}
 
@@ -214,7 +214,7 @@ def _scores(source: str, recipe: Recipe, asked: list[Question], metric: str) -> 
     with progress(f"asking {Path(source).name}", len(asked)) as bar:
         answers = engine.answer([Request(question) for question in asked], on_progress=bar)
     texts = engine.texts([responses[0] for responses in answers])
-    return [metrics.best_score(metric, text, question.accepted) for text, question in zip(texts, asked, strict=True)]
+    return [metrics.best_score(q.metric or metric, text, q.accepted) for text, q in zip(texts, asked, strict=True)]
 
 
 def test_questions(recipe: Recipe, recipe_path: Path, count: int | None) -> tuple[list[Question], str, str]:
@@ -244,14 +244,5 @@ def test_questions(recipe: Recipe, recipe_path: Path, count: int | None) -> tupl
 
 @functools.lru_cache(maxsize=1)
 def _read_test(source_json: str, recipe_path: Path) -> tuple[list[Question], str]:
-    source = json.loads(source_json)
-    questions = data.read(
-        source["source"],
-        split=source["split"],
-        base=recipe_path.parent,
-        image_column=source["image_column"],
-        question_column=source["question_column"],
-        answer_column=source["answer_column"],
-        image_root=Path(source["image_root"]) if source["image_root"] else None,
-    )
-    return questions, source["source"] + (f" {source['split']}" if source["split"] else "")
+    source = Source.model_validate_json(source_json)
+    return data.read_source(source, recipe_path.parent), source.source + (f" {source.split}" if source.split else "")

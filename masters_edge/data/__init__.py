@@ -5,7 +5,7 @@ In: a folder, a file (JSON lines, JSON, Parquet, CSV), a `datasets` data set, `e
 
 from masters_edge.data.fingerprint import fingerprint
 from masters_edge.data.images import verify_images
-from masters_edge.data.readers import read
+from masters_edge.data.readers import read, read_source
 from masters_edge.data.records import EmbeddedImage, Question, open_image
 from masters_edge.data.split import hold_out, keep_labels, sample
 
@@ -17,6 +17,7 @@ __all__ = [
     "keep_labels",
     "open_image",
     "read",
+    "read_source",
     "sample",
     "verify_images",
 ]

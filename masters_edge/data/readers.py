@@ -8,7 +8,7 @@ optional answer and id, or a chat record (see chat.py).
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from masters_edge.benchmarks import metrics
 from masters_edge.data import chat, easy_vqa, sources
@@ -16,6 +16,9 @@ from masters_edge.data.images import ImageFinder
 from masters_edge.data.records import Question
 from masters_edge.data.rows import Row, Rows
 from masters_edge.errors import UserError
+
+if TYPE_CHECKING:
+    from masters_edge.recipe.schema import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,13 @@ class Columns:
     def all(self) -> list[str]:
         metric = [] if self.metric is None else [self.metric]
         return [*self.images, "images", self.question, self.answer, *metric, "id", *chat.COLUMNS]
+
+
+def read_source(source: "Source", base: Path) -> list[Question]:
+    """All questions of a recipe's `data.train` or `data.test`; `base`: the recipe's folder. As `read`."""
+    values = source.model_dump()
+    root = values.pop("image_root")
+    return read(values.pop("source"), base=base, image_root=Path(root) if root else None, **values)
 
 
 def read(

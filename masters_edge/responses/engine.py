@@ -1,5 +1,6 @@
 """The transformers engine: batched generation with a KV cache, for responses, pseudo-labels and held-out accuracy."""
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,17 @@ class Request:
         return max(1, len(self.seeds))
 
 
-class Engine:
+class Closing(contextlib.AbstractContextManager):
+    """Closes itself at the end of a `with`."""
+
+    def close(self) -> None:
+        """Let go of memory, connections and files; may be called twice. By default there are none."""
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class Engine(Closing):
     """Answers requests with one model.
 
     Rows are sorted by prompt length and left-padded; the batch size changes speed and memory only. `features`: those of
@@ -58,15 +69,6 @@ class Engine:
     def name(self) -> str:
         """For the store's provenance."""
         return f"transformers {transformers.__version__}"
-
-    def close(self) -> None:
-        """Nothing to let go of: the model is its owner's."""
-
-    def __enter__(self) -> "Engine":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def answer(
         self,

@@ -280,9 +280,3 @@ def shards(items: Sequence[Any], size: int) -> Iterator[tuple[int, Sequence[Any]
     """(number, items) of consecutive shards."""
     for number, start in enumerate(range(0, len(items), size)):
         yield number, items[start : start + size]
-
-
-def prepare(folder: Path) -> Path:
-    """Make the folder; what killed processes left half-written in it goes when its shard is made (`shards.fill`)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -6,7 +6,7 @@ auto` chooses by these figures.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -58,11 +58,16 @@ class Summary:
 def of(paths: Iterable[Path], reward: Reward, out: Path) -> Summary:
     """The summary of some shards, from `out` where it stands there already."""
     if out.exists():
-        kept = read_json(out)
-        return Summary(**{name: kept[name] for name in Summary.__dataclass_fields__})
+        return read(out)
     found = summarize((row for path in paths for row in _rows(path)), reward)
     write_json(out, {"schema_version": SCHEMA_VERSION, **asdict(found)})
     return found
+
+
+def read(path: Path) -> Summary:
+    """A summary that was written before."""
+    kept = read_json(path)
+    return Summary(**{field.name: kept[field.name] for field in fields(Summary)})
 
 
 def summarize(rows: Iterable[dict[str, Any]], reward: Reward) -> Summary:

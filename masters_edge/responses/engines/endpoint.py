@@ -16,13 +16,12 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from PIL import Image
-from typing_extensions import Self
 
 from masters_edge.data.records import Question, open_image
 from masters_edge.display import say
 from masters_edge.errors import UserError
 from masters_edge.recipe.schema import Endpoint, Responses
-from masters_edge.responses.engine import Request
+from masters_edge.responses.engine import Closing, Request
 from masters_edge.responses.engines import Speaker, tokens
 from masters_edge.responses.engines.prompts import check_prompt
 from masters_edge.responses.engines.server import Refusals, check_model, openai, where
@@ -31,7 +30,7 @@ PROBE = "Which colour is this?"  # asked once, before the questions
 _FIXED = ("messages", "model", "n", "stream", "seed")  # of a request; what `body` may not say
 
 
-class EndpointEngine:
+class EndpointEngine(Closing):
     """Answers requests through a server.
 
     Before anything else it asks whether the server is there, knows the model and takes the fields that will be sent.
@@ -80,15 +79,6 @@ class EndpointEngine:
             chat = _chat(_png(Image.new("RGB", (64, 64), "white")), PROBE)
             found = client.chat.completions.create(model=self.model, messages=chat, extra_body=fields)
         return getattr(self._choice(None, found)[0], "token_ids", None) is not None
-
-    def close(self) -> None:
-        """Nothing to let go of: connections live as long as one call of `answer`."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     async def _all(
         self, requests: Sequence[Request], sampling: Responses | None, on_progress: Callable[[int], None]

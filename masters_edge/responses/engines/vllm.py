@@ -16,22 +16,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import Self
-
 from masters_edge import processes
 from masters_edge.data.records import open_image
 from masters_edge.display import say
 from masters_edge.errors import UserError
 from masters_edge.files import sweep, whole_folder
 from masters_edge.recipe.schema import Responses
-from masters_edge.responses.engine import Request
+from masters_edge.responses.engine import Closing, Request
 from masters_edge.responses.engines import Speaker, tokens
 from masters_edge.responses.engines.prompts import check_prompt, unexpanded
 
 _AT_ONCE = 1024  # sequences handed over together: their images are in memory all at once
 
 
-class VllmEngine:
+class VllmEngine(Closing):
     """Answers requests with one checkpoint; starts vLLM when it is first asked anything, its name included.
 
     `options` are further arguments of `vllm.LLM`.
@@ -88,12 +86,6 @@ class VllmEngine:
         if self._checkpoint:
             shutil.rmtree(self._checkpoint, ignore_errors=True)
             self._checkpoint = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def _generate(self, llm: Any, requests: Sequence[Request], sampling: Responses) -> list[list[list[int]]]:
         prompts, params = [], []
