@@ -433,7 +433,10 @@ class Recipe(Section):
             )
         uses_judge = self.reward.metric == "judge" or self.data.train.metric_column is not None
         if self.reward.metric == "judge" and self.reward.judge is None:
-            raise ValueError("reward.metric is `judge`, but reward.judge names none; give reward.judge.model")
+            raise ValueError(
+                "a judge is to score responses, but reward.judge names none; give reward.judge.model (a hub id or a "
+                "folder; with reward.judge.url, its name at that server)"
+            )
         if self.reward.judge is not None and not uses_judge:
             raise ValueError(
                 "reward.judge is given, but no question asks for it; set reward.metric to `judge`, or "
