@@ -5,7 +5,8 @@
     questions.jsonl  id, text, image (relative), image_id, answers; the latency sample first
     images/          the pictures, those of the cases included
     raw/             choice.json (which backend `auto` took), cold.jsonl, facts.json, latency.json, cases.jsonl,
-                     sustained.jsonl, answers.jsonl, done.json
+                     sustained.jsonl, answers.jsonl, done.json; and where something beside the measuring process
+                     knows more: conditions.json (over latency.json's), python.json (`results.SameAsPython`)
 
 A `.jsonl` file grows line by line, and what a killed process left of its last line is dropped; a `.json` file and
 sustained.jsonl are written whole. Only the standard library is imported: a board's measuring process reads this first.
@@ -23,6 +24,7 @@ SCHEMA_VERSION = 1
 JOB, QUESTIONS, IMAGES, RAW = "job.json", "questions.jsonl", "images", "raw"
 CHOICE, COLD, FACTS, LATENCY, CASES = "choice.json", "cold.jsonl", "facts.json", "latency.json", "cases.jsonl"
 SUSTAINED, ANSWERS, DONE = "sustained.jsonl", "answers.jsonl", "done.json"
+CONDITIONS, PYTHON = "conditions.json", "python.json"
 
 
 def read_json(path: Path) -> Any:

@@ -5,9 +5,10 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 from masters_edge.benchmarks import agreement, devices, job, peers, protocol, results
-from masters_edge.benchmarks.devices import Place
+from masters_edge.benchmarks.devices import Place, Wanted
 from masters_edge.benchmarks.progress import OnProgress
 from masters_edge.benchmarks.protocol import Options, Subject
 from masters_edge.benchmarks.results import Measurement, Results, Training
@@ -18,6 +19,7 @@ __all__ = ["Subject", "Unfinished", "bench", "seconds_of"]
 
 JOBS, ANSWERS = ".jobs", "answers"
 BUSY_CORES = 0.5  # of other programs' work; less is what any desktop does
+HIDDEN_S = 0.5  # of a browser's page; less is a glance at something else
 
 OnReused = Callable[[Subject, Measurement], None]
 OnNote = Callable[[str], None]
@@ -42,6 +44,9 @@ def bench(
     cases: bool = True,
     sustain_s: float = 0.0,
     threads: int | None = None,
+    lan: bool = False,
+    https: bool = True,
+    port: int | None = None,
     out: Path,
     reuse: bool = True,
     on_progress: OnProgress | None = None,
@@ -64,6 +69,7 @@ def bench(
         cases: whether to time picture sizes and prompt lengths as well.
         sustain_s: how long each bundle answers without a pause, in seconds; 0 for not at all.
         threads: None for the device's usable physical cores.
+        lan, https, port: who may open the link of a browser, and where (`devices.Wanted`).
         on_note: hears what is left out and why, and when other programs disturbed, a sentence each.
 
     Raises:
@@ -76,10 +82,12 @@ def bench(
     suite = suite.take(questions) if suite is not None else None
     known = results.read(out) if out.exists() else Results()
     failures: dict[str, str] = {}
-    needed = _packages(kept, backend, failures) + (_scoring_packages(suite) if suite is not None else [])
-    with devices.connect(device, needed, on_progress) as place:
+    needed = _packages(kept, device, backend, failures) + (_scoring_packages(suite) if suite is not None else [])
+    if len(failures) == len(kept):
+        raise Unfinished(_told(failures, len(kept)), known)
+    with devices.connect(device, Wanted(needed, on_progress, on_note, lan, https, port)) as place:
         options = Options(
-            threads=threads or place.usable_threads,
+            threads=_threads(threads, place, device, on_note),
             latency_questions=latency_questions,
             backend=backend,
             cases=cases,
@@ -91,8 +99,9 @@ def bench(
         for subject in kept:
             if subject.name in failures:
                 continue
+            peer = _peer(device, subject)
             try:
-                known = _one(subject, suite, options, place, known, out, reuse, on_progress, on_reused, on_note)
+                known = _one(subject, peer, suite, options, place, known, out, reuse, on_progress, on_reused, on_note)
             except devices.Lost:
                 raise
             except UserError as error:
@@ -112,6 +121,7 @@ def seconds_of(duration: str) -> float:
 
 def _one(
     subject: Subject,
+    peer: ModuleType,
     suite: Suite | None,
     options: Options,
     place: Place,
@@ -123,9 +133,8 @@ def _one(
     on_note: OnNote | None,
 ) -> Results:
     """`known` with this subject in it, written to `out`."""
-    module = peers.module_of(subject.kind)
-    sha256 = module.fingerprint(subject.place)
-    old = _find(known, subject, sha256, suite, options, place) if reuse else None
+    sha256 = peer.fingerprint(subject.place)
+    old = _find(known, subject, peer, sha256, suite, options, place) if reuse else None
     if old is not None:  # the figures stay; what the caller says about the subject may have changed
         training = Training(steps=subject.extra.get("steps"), seconds=subject.extra.get("seconds"))
         new = old.model_copy(update={"training": training, "role": subject.role, "path": str(subject.path)})
@@ -135,13 +144,14 @@ def _one(
             shutil.rmtree(folder, ignore_errors=True)
         protocol.prepare(
             subject,
+            peer,
             suite,
             options,
             folder,
             sha256=sha256,
             device=place.device,
-            versions=place.versions(*module.packages(subject.place, options.backend)),
-            candidates=place.versions(*module.runtimes(subject.place, options.backend)),
+            versions=place.versions(*peer.packages(subject.place, options.backend)),
+            candidates=place.versions(*peer.runtimes(subject.place, options.backend)),
         )
         place.run(folder, subject, sha256, protocol.as_steps(subject, on_progress))
         new = protocol.assemble(folder, subject, suite, options, place.device, sha256=sha256)
@@ -156,6 +166,11 @@ def _one(
             on_note(
                 f"{subject.name}: other programs took {others:.1f} cores while it was timed, so its figures may be too "
                 "slow; end them and measure again with --fresh"
+            )
+        if (hidden_s := new.conditions.hidden_s or 0) >= HIDDEN_S and on_note is not None:
+            on_note(
+                f"{subject.name}: the page was out of sight for {hidden_s:.0f} s while it measured, so its figures may "
+                "be too slow; keep it in front and measure again with --fresh"
             )
     elif on_reused is not None:
         on_reused(subject, new)
@@ -183,10 +198,8 @@ def _check(subjects: Sequence[Subject], latency_questions: int, threads: int | N
 
 def _measurable(subjects: Sequence[Subject], device: str, on_note: OnNote | None) -> list[Subject]:
     """The subjects that this kind of device can measure; the others are said."""
-    if devices.module_of(device).CHECKPOINTS:
-        return list(subjects)
-    kept = [subject for subject in subjects if subject.kind != "checkpoint"]
-    left_out = ", ".join(subject.name for subject in subjects if subject.kind == "checkpoint")
+    kept = [subject for subject in subjects if devices.peer_of(device, subject.kind) is not None]
+    left_out = ", ".join(subject.name for subject in subjects if subject not in kept)
     if not kept:
         raise UserError(f"{device} measures bundles, and {left_out} is none; measure it with --device local")
     if left_out and on_note is not None:
@@ -194,17 +207,32 @@ def _measurable(subjects: Sequence[Subject], device: str, on_note: OnNote | None
     return kept
 
 
+def _peer(device: str, subject: Subject) -> ModuleType:
+    found = devices.peer_of(device, subject.kind)
+    assert found is not None, f"{subject.kind} on {device}"  # `_measurable` kept none of those
+    return found
+
+
+def _threads(asked: int | None, place: Place, device: str, on_note: OnNote | None) -> int:
+    """As asked, else the device's usable cores; never more than can be had there, which is said."""
+    if asked is None or place.most_threads is None or asked <= place.most_threads:
+        return asked or place.usable_threads
+    if on_note is not None:
+        on_note(f"{device}: {asked} threads can't be had there, it measures with {place.most_threads}")
+    return place.most_threads
+
+
 def _scoring_packages(suite: Suite) -> list[str]:
     """What the suite's metrics need where answers are scored, beyond masters-edge itself (pip names)."""
     return ["pint"] if "quantity" in {question.metric or suite.metric for question in suite.questions} else []
 
 
-def _packages(subjects: Sequence[Subject], backend: str, failures: dict[str, str]) -> list[str]:
-    """What all of them run on, without repeats. A subject that can't be read goes to `failures`."""
+def _packages(subjects: Sequence[Subject], device: str, backend: str, failures: dict[str, str]) -> list[str]:
+    """What all of them run on, without repeats. A subject that can't be read, or not run there, goes to `failures`."""
     found: dict[str, None] = {}
     for subject in subjects:
         try:
-            found |= dict.fromkeys(peers.module_of(subject.kind).packages(subject.place, backend))
+            found |= dict.fromkeys(_peer(device, subject).packages(subject.place, backend))
         except UserError as error:
             failures[subject.name] = str(error)
     return list(found)
@@ -244,7 +272,13 @@ def _tidy(folder: Path) -> None:
 
 
 def _find(
-    known: Results, subject: Subject, sha256: str, suite: Suite | None, options: Options, place: Place
+    known: Results,
+    subject: Subject,
+    peer: ModuleType,
+    sha256: str,
+    suite: Suite | None,
+    options: Options,
+    place: Place,
 ) -> Measurement | None:
     """The measurement that measuring again would repeat, if there is one."""
     asked = len(suite.questions) if suite is not None else options.latency_questions
@@ -256,7 +290,7 @@ def _find(
             and old.sha256 == sha256
             and (old.suite.sha256 if old.suite else None) == (suite.sha256 if suite else None)
             and old.threads == options.threads
-            and _same_backend(old, subject, options, place)
+            and _same_backend(old, subject, peer, options, place)
             and old.latency_questions == min(options.latency_questions, asked)
             and (bool(old.cases) or not options.cases)
             and (old.sustained.seconds if old.sustained else 0) >= sustain_s
@@ -267,9 +301,9 @@ def _find(
     return None
 
 
-def _same_backend(old: Measurement, subject: Subject, options: Options, place: Place) -> bool:
+def _same_backend(old: Measurement, subject: Subject, peer: ModuleType, options: Options, place: Place) -> bool:
     """Whether the runtime would be the same; with `auto`, only where it has the same ones to choose from."""
     if subject.kind == "checkpoint" or options.backend == old.runtime:
         return True
-    runtimes = peers.module_of(subject.kind).runtimes(subject.place, options.backend)
+    runtimes = peer.runtimes(subject.place, options.backend)
     return old.backend == options.backend and old.candidates == place.versions(*runtimes)

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from masters_edge.benchmarks import cases, job, peers
+from masters_edge.benchmarks import cases, job
 from masters_edge.benchmarks.metrics import wilson_interval
 from masters_edge.benchmarks.progress import OnProgress, Step
 from masters_edge.benchmarks.results import (
@@ -29,6 +30,7 @@ from masters_edge.benchmarks.results import (
     Measurement,
     Moment,
     Role,
+    SameAsPython,
     Stage,
     SuiteInfo,
     Sustained,
@@ -74,6 +76,7 @@ class Options:
 
 def prepare(
     subject: Subject,
+    peer: ModuleType,
     suite: Suite | None,
     options: Options,
     folder: Path,
@@ -85,18 +88,18 @@ def prepare(
 ) -> Path:
     """The job folder of this subject, written new, or as it lies where the same job was begun before.
 
-    `device`, `versions` (of the libraries there) and `candidates` (the runtimes there that the backend may mean) are
-    part of what makes a job the same: raw files of another subject, suite, machine or library are thrown away. Without
-    a suite, made-up questions are asked for latency alone, and each is answered with the same number of tokens.
+    `peer` is the module that knows the subject there (`masters_edge.benchmarks.peers`). `device`, `versions` (of the
+    libraries there) and `candidates` (the runtimes there that the backend may mean) are part of what makes a job the
+    same: raw files of another subject, suite, machine or library are thrown away. Without a suite, made-up questions
+    are asked for latency alone, and each is answered with the same number of tokens.
     Returns `folder`. Raises UserError where it can't be written.
     """
-    module = peers.module_of(subject.kind)
     asked = suite if suite is not None else cases.made_up(options.latency_questions)
     backend = options.backend if subject.kind != "checkpoint" else "auto"
     latency_count = min(options.latency_questions, len(asked.questions))
     wanted = {
         "schema_version": job.SCHEMA_VERSION,
-        "module": peers.KINDS[subject.kind],
+        "module": peer.__name__,
         "subject": subject.place,
         "sha256": sha256,
         "suite": asked.sha256,
@@ -104,10 +107,10 @@ def prepare(
         "exactly": None if suite is not None else cases.NEW_TOKENS,
         "threads": options.threads,
         "backend": backend,
-        "choose": backend == "auto" and hasattr(module, "choose"),
+        "choose": backend == "auto" and peer.CHOOSES,
         "warm_up": min(options.warm_up, len(asked.questions)),
         "latency_count": latency_count,
-        "cold_starts": module.COLD_STARTS,
+        "cold_starts": peer.COLD_STARTS,
         "cases": [case.as_row() for case in cases.CASES] if options.cases else [],
         "sustain_s": options.sustain_s if subject.role == "exported" else 0,
         "device": device.model_dump(),
@@ -187,7 +190,7 @@ def assemble(
     unmeasured = list(latency["unmeasured"])
     if options.sustain_s and not asked["sustain_s"]:
         unmeasured.append("the sustained loop is for exported students alone")
-    choice = job.read_json(raw / job.CHOICE)
+    choice, compared = job.read_json(raw / job.CHOICE), job.read_json(raw / job.PYTHON)
     cold = [row["cold_start_ms"] for row in job.read_rows(raw / job.COLD)]
     return Measurement(
         name=subject.name,
@@ -202,12 +205,14 @@ def assemble(
         candidates=asked["candidates"],
         suite=SuiteInfo(name=suite.name, metric=suite.scored_by, sha256=suite.sha256) if suite is not None else None,
         accuracy=accuracy([row["score"] for row in answers]) if suite is not None else None,
+        python_runtime=SameAsPython(**compared) if compared else None,
         batched=any(row.get("batched") for row in answers),
         latency=Latency(**_stages(latency["stages"]), cold_start_ms=summarize(cold)),
         latency_questions=asked["latency_count"],
         cases=tuple(_case(row) for row in job.read_rows(raw / job.CASES)),
         peak_rss_mib=latency["peak_rss_mib"],
-        conditions=Conditions(**latency["conditions"]),
+        page_memory_mib=latency.get("page_memory_mib"),
+        conditions=Conditions(**latency["conditions"] | (job.read_json(raw / job.CONDITIONS) or {})),
         energy=Energy(**latency["energy"]) if latency["energy"] else None,
         sustained=_sustained(job.read_rows(raw / job.SUSTAINED)),
         unmeasured=tuple(unmeasured),

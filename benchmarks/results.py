@@ -1,10 +1,12 @@
 """The schema of results.json: what was measured, of which files, how, and on which machine.
 
 One `Measurement` is one subject (a bundle or a checkpoint) on one suite on one device. Units stand in the names;
-accuracy is in per cent. Files of another schema version are refused in one sentence.
+accuracy is in per cent. Version 2, which knew no browsers, is read as well; other versions are refused in one
+sentence.
 """
 
 import json
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, get_args
@@ -14,10 +16,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from masters_edge.errors import UserError
 from masters_edge.files import whole_file
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READ_VERSIONS = (2, 3)  # whatever 3 added may be missing
 
 Role = Literal["teacher", "student before", "student after", "exported"]
 ROLES: tuple[str, ...] = get_args(Role)
+# How browsers without client hints give themselves away; the first that fits, as most claim to be others as well.
+_USER_AGENTS = (
+    ("Firefox", "Firefox"),
+    ("FxiOS", "Firefox"),
+    ("CriOS", "Chrome"),
+    ("EdgiOS", "Edge"),
+    ("Chrome", "Chrome"),
+    ("Version", "Safari"),
+)
 STAGES = ("preprocess_ms", "vision_ms", "prefill_ms", "ttft_ms", "decode_tokens_per_s", "total_ms")
 
 
@@ -78,6 +90,19 @@ class Agreement(_Record):
     high: float = Field(ge=0, le=100)
 
 
+class SameAsPython(_Record):
+    """A browser's first answers beside those of the Python runtime on the host, for the same bundle and pictures.
+
+    `equal` answers, letter for letter, of `asked`; how many pictures were decoded to the same pixels; and how many
+    preprocessed inputs were the same, bit for bit.
+    """
+
+    equal: int = Field(ge=0)
+    asked: int = Field(ge=1)
+    pictures_equal: int = Field(ge=0)
+    inputs_equal: int = Field(ge=0)
+
+
 class Case(_Record):
     """One picture size and one prompt length, answered again and again with exactly `new_tokens` tokens each time.
 
@@ -109,7 +134,8 @@ class Energy(_Record):
 class Conditions(_Record):
     """How the device was before and after: other load (1-minute average), temperature, clock; None where it can't
     tell. `governor` is Linux's cpufreq governor. `other_cores`: how many cores' worth of work other programs did
-    while the latency questions were answered."""
+    while the latency questions were answered. `hidden_s`: for how long a browser didn't show the page meanwhile, which
+    spoils its figures. `battery_*`: charge in per cent."""
 
     load_before: float | None = Field(default=None, ge=0)
     other_cores: float | None = Field(default=None, ge=0)
@@ -118,6 +144,9 @@ class Conditions(_Record):
     mhz_before: float | None = Field(default=None, ge=0)
     mhz_after: float | None = Field(default=None, ge=0)
     governor: str | None = None
+    hidden_s: float | None = Field(default=None, ge=0)
+    battery_before: float | None = Field(default=None, ge=0, le=100)
+    battery_after: float | None = Field(default=None, ge=0, le=100)
 
 
 class Moment(_Record):
@@ -147,8 +176,41 @@ class SuiteInfo(_Record):
     sha256: str
 
 
+class Browser(_Record):
+    """What a browser says of itself and of the page that measured; None where it doesn't tell.
+
+    `memory_gib` is a class (`navigator.deviceMemory`), not an amount. `webgpu`: the adapter. `isolated`: whether the
+    page was cross-origin isolated, without which there is one WASM thread.
+    """
+
+    user_agent: str
+    brands: tuple[str, ...] = ()
+    platform: str | None = None
+    platform_version: str | None = None
+    mobile: bool | None = None
+    memory_gib: float | None = Field(default=None, gt=0)
+    webgpu: str | None = None
+    secure_context: bool
+    isolated: bool
+    screen: str | None = None
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """ "Chrome" and "142", as it calls itself in its client hints or else in its user agent."""
+        brands = [brand for brand in self.brands if "not" not in brand.lower()]  # "Not?A_Brand 24" means nothing
+        own = [brand for brand in brands if not brand.startswith("Chromium")] or brands
+        if own:
+            title, _, version = own[0].rpartition(" ")
+            return title, version.partition(".")[0]
+        for token, title in _USER_AGENTS:
+            if found := re.search(rf"\b{token}/(\d+)", self.user_agent):
+                return title, found[1]
+        return "a browser", "of unknown version"
+
+
 class Device(_Record):
-    """The machine a figure was measured on, read from that machine by the measuring process itself."""
+    """The machine a figure was measured on, as that machine told the measuring process itself. A browser tells neither
+    `ram_mib` nor `python`, and no more of the processor than its kind."""
 
     kind: str = "local"
     address: str | None = Field(default=None, description="how it was reached, such as ssh://pi@kitchen.local")
@@ -157,10 +219,11 @@ class Device(_Record):
     cpu: str
     cores: int = Field(ge=1)
     logical_cores: int = Field(ge=1)
-    ram_mib: int = Field(ge=1)
+    ram_mib: int | None = Field(default=None, ge=1)
     os: str
     architecture: str
-    python: str
+    python: str | None = None
+    browser: Browser | None = None
 
 
 class Training(_Record):
@@ -196,12 +259,16 @@ class Measurement(_Record):
     suite: SuiteInfo | None = Field(description="None where nothing was asked for accuracy, as in a preview")
     accuracy: Accuracy | None
     agreement: Agreement | None = None
+    python_runtime: SameAsPython | None = None
     answers: str | None = Field(default=None, description="file of every answer, beside results.json")
     batched: bool = Field(description="whether the answers beyond the latency sample were computed in batches")
     latency: Latency
     latency_questions: int = Field(ge=1)
     cases: tuple[Case, ...] = ()
-    peak_rss_mib: float = Field(ge=0)
+    peak_rss_mib: float | None = Field(default=None, ge=0)
+    page_memory_mib: float | None = Field(
+        default=None, ge=0, description="what a browser counts for its page after the latency sample: no peak"
+    )
     conditions: Conditions = Conditions()
     energy: Energy | None = None
     sustained: Sustained | None = None
@@ -233,7 +300,7 @@ def slot(measurement: Measurement) -> tuple[str, ...]:
     """What a results file holds one measurement of."""
     device, suite = measurement.device, measurement.suite
     asked = suite.name if suite is not None else "no suite"
-    where = (device.kind, device.address or "", device.name)
+    where = (device.kind, device.address or "", device.name, *(device.browser.name[:1] if device.browser else ()))
     return measurement.name, asked, *where, measurement.runtime, f"{measurement.threads} threads"
 
 
@@ -251,11 +318,12 @@ def read(path: Path) -> Results:
     version = data.get("schema_version") if isinstance(data, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
         raise UserError(f"{path} is no results file of masters-edge: it has no schema_version")
-    if version != SCHEMA_VERSION:
+    if version not in READ_VERSIONS:
         advice = "update masters-edge to read it" if version > SCHEMA_VERSION else "measure again"
-        raise UserError(f"{path} has results schema {version}, this masters-edge reads {SCHEMA_VERSION}; {advice}")
+        known = " and ".join(map(str, READ_VERSIONS))
+        raise UserError(f"{path} has results schema {version}, this masters-edge reads {known}; {advice}")
     try:
-        return Results.model_validate(data)
+        return Results.model_validate(data | {"schema_version": SCHEMA_VERSION})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"

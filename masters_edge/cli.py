@@ -141,11 +141,26 @@ def bench(
     device: Annotated[
         list[str] | None,
         typer.Option(
-            help="Where to measure: local, or a board such as ssh://pi@kitchen.local; repeat for several. "
+            help="Where to measure: local; a board such as ssh://pi@kitchen.local; browser, or browser:NAME, any phone "
+            "or computer that opens a link; adb, or adb:SERIAL, an Android phone on a cable. Repeat for several. "
             "Default: local."
         ),
     ] = None,
-    backend: Annotated[str, typer.Option(help="Runtime of the bundles, by name; auto takes the fastest.")] = "auto",
+    lan: Annotated[
+        bool, typer.Option("--lan", help="Let other machines of the network open a browser's link, not this one alone.")
+    ] = False,
+    https: Annotated[
+        bool,
+        typer.Option(
+            "--https/--no-https",
+            help="With --lan: by HTTPS with a certificate made here, or without, for one thread and no live camera.",
+        ),
+    ] = True,
+    port: Annotated[int | None, typer.Option(help="Port of a browser's link. Default: 8770.")] = None,
+    backend: Annotated[
+        str,
+        typer.Option(help="Runtime of the bundles, by name (in browsers wasm or webgpu); auto takes the fastest."),
+    ] = "auto",
     suite: Annotated[
         str | None,
         typer.Option(
@@ -189,6 +204,9 @@ def bench(
         bundles=bundle,
         run=run,
         devices=list(dict.fromkeys(device or ["local"])),
+        lan=lan,
+        https=https,
+        port=port,
         backend=backend,
         suite=suite,
         metric=metric,

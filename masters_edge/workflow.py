@@ -110,6 +110,9 @@ def bench(
     columns: Mapping[str, str] | None = None,
     cases: bool = True,
     sustain: str | None = None,
+    lan: bool = False,
+    https: bool = True,
+    port: int | None = None,
 ) -> Path:
     """Measure bundles, or all of a run's bundles beside its teacher and students, on one device after the other; prints
     a table, draws the report.
@@ -151,6 +154,9 @@ def bench(
                     cases=cases,
                     sustain_s=sustain_s,
                     threads=threads or (recipe.bench.threads if recipe else None),
+                    lan=lan,
+                    https=https,
+                    port=port,
                     out=out,
                     reuse=not fresh,
                     on_progress=_of_device(on_progress, device, len(devices) > 1),

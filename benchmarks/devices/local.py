@@ -2,23 +2,23 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from masters_edge.benchmarks import machine
-from masters_edge.benchmarks.devices import OnEvent, Place
-from masters_edge.benchmarks.progress import OnProgress
+from masters_edge.benchmarks import machine, peers
+from masters_edge.benchmarks.devices import OnEvent, Place, Wanted
 from masters_edge.benchmarks.protocol import Subject, follow
 from masters_edge.benchmarks.results import Device
 from masters_edge.errors import UserError
 
-CHECKPOINTS = True
+PEERS = peers.KINDS
 
 
 class Here:
     """The `Place` that this process runs in."""
 
+    most_threads = None
     notes: tuple[str, ...] = ()
 
     def __init__(self) -> None:
@@ -52,5 +52,5 @@ class Here:
 
 
 @contextmanager
-def connect(address: str, packages: Sequence[str] = (), on_progress: OnProgress | None = None) -> Iterator[Place]:
+def connect(address: str, wanted: Wanted) -> Iterator[Place]:
     yield Here()

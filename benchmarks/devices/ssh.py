@@ -19,15 +19,15 @@ from pathlib import Path
 
 from masters_edge.benchmarks import job as jobs
 from masters_edge.benchmarks import machine, peers
-from masters_edge.benchmarks.devices import Lost, OnEvent, Place, _wheel
+from masters_edge.benchmarks.devices import Lost, OnEvent, Place, Wanted, _wheel
 from masters_edge.benchmarks.devices._copying import Folder, Item, fetch, items, upload
 from masters_edge.benchmarks.devices._openssh import Address, Connection
-from masters_edge.benchmarks.progress import OnProgress, Step
+from masters_edge.benchmarks.progress import Step
 from masters_edge.benchmarks.protocol import Subject, follow
 from masters_edge.benchmarks.results import Device
 from masters_edge.errors import UserError
 
-CHECKPOINTS = False
+PEERS = {"bundle": peers.KINDS["bundle"]}
 # What a runtime needs and doesn't ask for itself: ExecuTorch's Python runtime takes and gives torch tensors.
 _ALSO = {"executorch": ("torch",)}
 _HEARTBEAT_S = 4.0  # well below `_board.SILENT_S`
@@ -42,6 +42,8 @@ print(json.dumps({"device": machine.describe(), "usable": machine.usable_cores()
 
 class Board:
     """A `Place` behind ssh, held by us alone as long as we are connected."""
+
+    most_threads = None
 
     def __init__(self, connection: Connection, address: str, who: str) -> None:
         self.connection, self.address, self.who = connection, address, who
@@ -116,8 +118,8 @@ class Board:
 
 
 @contextmanager
-def connect(address: str, packages: Sequence[str] = (), on_progress: OnProgress | None = None) -> Iterator[Place]:
-    """A board that is ready to measure: reachable, ours alone, and with masters-edge and `packages` installed.
+def connect(address: str, wanted: Wanted) -> Iterator[Place]:
+    """A board that is ready to measure: reachable, ours alone, and with masters-edge and what is `wanted` installed.
 
     Raises:
         UserError: in one sentence, whatever keeps it from that; `Lost` where the connection breaks.
@@ -125,15 +127,15 @@ def connect(address: str, packages: Sequence[str] = (), on_progress: OnProgress 
     where = Address.parse(address)
 
     def say(phase: str) -> None:
-        if on_progress is not None:
-            on_progress(Step(address, phase, 0, 1))
+        if wanted.on_progress is not None:
+            wanted.on_progress(Step(address, phase, 0, 1))
 
     say("connecting")
     who = f"{getpass.getuser()}@{platform.node()}"
     with Connection(where) as connection:
         board = Board(connection, address, who)
         with _holding(board):
-            _install(board, packages, say)
+            _install(board, wanted.packages, say)
             board.ready()
             yield board
             connection.call("tidy", "cleaning up")

@@ -4,9 +4,11 @@ A module has
     fingerprint(path) -> str                          which files these are
     packages(path, backend) -> tuple[str, ...]        what it runs on (pip names)
     runtimes(path, backend) -> tuple[str, ...]        those of them, and of others, that the backend asked for may mean
-    choose(path, threads) -> tuple[str, str]          where there are backends: the one that `auto` takes here, and why
+    CHOOSES                                           whether `auto` is settled before any start is measured, by
+    choose(path, threads) -> tuple[str, str]          the backend that `auto` takes here, and why
     open_subject(path, threads, backend) -> Answerer
     COLD_STARTS                                       in how many fresh processes its start is measured
+What runs elsewhere than in Python (`in_browser`) has neither `choose` nor `open_subject`.
 A new peer is one file and one line in `KINDS`.
 """
 

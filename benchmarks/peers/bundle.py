@@ -13,6 +13,7 @@ from masters_edge.errors import UserError
 from masters_edge.runtime import backends
 
 COLD_STARTS = 3
+CHOOSES = True
 PACKAGES = ("masters-edge", "numpy", "pillow", "tokenizers")
 
 

@@ -17,6 +17,7 @@ from masters_edge.benchmarks import machine
 from masters_edge.benchmarks.peers import Facts
 
 COLD_STARTS = 1  # importing torch and transformers takes many seconds
+CHOOSES = False
 PACKAGES = ("masters-edge", "torch", "transformers", "tokenizers", "numpy", "pillow")
 MAX_NEW_TOKENS = 128  # where the checkpoint's generation settings name no length; as in our runtime
 _NEEDED = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.txt", "*.model")

@@ -41,6 +41,15 @@ def _agreement(m: Measurement) -> float | None:
     return m.agreement.per_cent if m.agreement else None
 
 
+def _same(m: Measurement) -> float | None:
+    found = m.python_runtime
+    return 100 * found.equal / found.asked if found else None
+
+
+def _page_memory(m: Measurement) -> float | None:
+    return m.page_memory_mib
+
+
 def _left(m: Measurement) -> float | None:
     return 100 * m.sustained.speed_left if m.sustained else None
 
@@ -56,9 +65,11 @@ _ALL = (
     Column("95% interval", style.interval, axes.ACCURACY.read),
     Column("right", style.right, lambda m: m.accuracy.right if m.accuracy else None),
     Column("equal to PyTorch, %", _optional(_agreement, _one("{:.1f}")), _agreement),
+    Column("equal to the Python runtime, %", _optional(_same, _one("{:.1f}")), _same),
     *(_stage(name) for name in (*STAGES, "cold_start_ms")),
     Column("file size", lambda m: style.size(m.size_bytes), lambda m: m.size_bytes),
-    Column("peak memory, MiB", lambda m: style.number(m.peak_rss_mib), lambda m: m.peak_rss_mib),
+    Column("peak memory, MiB", _optional(axes.MEMORY.read, style.number), axes.MEMORY.read),
+    Column("page memory, MiB", _optional(_page_memory, style.number), _page_memory),
     Column("energy of an answer, J", _optional(axes.ENERGY.read, style.number), axes.ENERGY.read),
     Column("speed left after the loop, %", _optional(_left, _one("{:.0f}")), _left),
     Column("parameters", lambda m: "–" if m.parameters is None else style.count(m.parameters), lambda m: m.parameters),

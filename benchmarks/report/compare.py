@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from masters_edge.benchmarks.report import answers, axes, gather, markdown, notes, statistics, style
+from masters_edge.benchmarks.report import answers, axes, browsers, gather, markdown, notes, statistics, style
 from masters_edge.benchmarks.report.axes import Quantity
 from masters_edge.benchmarks.report.gather import Entry, Gathered
 from masters_edge.benchmarks.results import Stage
@@ -109,7 +109,7 @@ def _pair(old: Entry, new: Entry, methods: dict[str, list[str]]) -> tuple[list[L
         outcome = _outcome(share < 0, new.m.size_bytes != old.m.size_bytes)
         sizes = style.size(old.m.size_bytes), style.size(new.m.size_bytes)
         lines.append(line("file size", *sizes, f"{100 * share:+.1f}%", outcome))
-    if old.m.peak_rss_mib:
+    if old.m.peak_rss_mib and new.m.peak_rss_mib:
         share = new.m.peak_rss_mib / old.m.peak_rss_mib - 1
         peaks = style.number(old.m.peak_rss_mib), style.number(new.m.peak_rss_mib)
         lines.append(
@@ -144,6 +144,8 @@ def _conditions(old: Entry, new: Entry) -> list[str]:
         said.append(f"{new.name}: versions changed ({', '.join(changed)}).")
     if notes.is_busy(old.m) or notes.is_busy(new.m):
         said.append(f"{new.name}: other programs kept the machine busy, so its latencies are doubtful.")
+    if browsers.is_hidden(old.m) or browsers.is_hidden(new.m):
+        said.append(f"{new.name}: the page was out of sight meanwhile, so its latencies are doubtful.")
     if old.m.device.cpu != new.m.device.cpu:
         said.append(f"{new.name}: measured on another CPU ({old.m.device.cpu}, now {new.m.device.cpu}).")
     return said

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from masters_edge.benchmarks import results as results_file
+from masters_edge.benchmarks.report import browsers
 from masters_edge.benchmarks.results import Device, Measurement, Results
 from masters_edge.errors import UserError
 
@@ -67,9 +68,11 @@ def gather(places: Sequence[Path]) -> Gathered:
     return Gathered(_numbered(list(newest.values())), tuple(files), tuple(dict.fromkeys(runs)))
 
 
-def slot_of(m: Measurement) -> tuple[str, str, str, str, str, int]:
+def slot_of(m: Measurement) -> tuple[str | int, ...]:
     """What makes two measurements the same one, measured twice."""
-    return m.name, m.suite.name if m.suite else "", m.device.kind, m.device.name, m.runtime, m.threads
+    device = m.device
+    where = device.kind, device.name, device.browser.name[0] if device.browser else ""
+    return m.name, m.suite.name if m.suite else "", *where, m.runtime, m.threads
 
 
 def run_of(file: Path) -> Path | None:
@@ -117,14 +120,15 @@ def by_suite(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     return named | ({PREVIEW: without} if without else {})
 
 
-def device_key(device: Device) -> tuple[str, str, str, str]:
-    """One panel each; an update of the system doesn't make another device."""
-    return device.kind, device.name, device.model or "", device.cpu
+def device_key(device: Device) -> tuple[str, ...]:
+    """One panel each; an update of the system or of the browser doesn't make another device."""
+    browser = device.browser.name[0] if device.browser else ""
+    return device.kind, device.name, device.model or "", device.cpu, browser
 
 
 def by_device(entries: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
     """Entries under their device's label, the device with the most first."""
-    groups: dict[tuple[str, str, str, str], list[Entry]] = {}
+    groups: dict[tuple[str, ...], list[Entry]] = {}
     for entry in entries:
         groups.setdefault(device_key(entry.m.device), []).append(entry)
     labels = [label(rows[0].m.device) for rows in groups.values()]
@@ -142,6 +146,8 @@ def label(device: Device) -> str:
 
     "host CPU" stands before a CPU of this machine, and of any machine that doesn't say what board it is.
     """
+    if device.browser is not None:
+        return f"{browsers.label(device)}, over {device.kind}" if device.kind != "browser" else browsers.label(device)
     if device.kind == "local" or device.model is None:
         text = f"host CPU {device.cpu}" + (f" ({device.model})" if device.model else "")
     else:

@@ -37,7 +37,7 @@ def render(found: Gathered, title: str) -> str:
             lines += [
                 f"### {escape(device)}",
                 "",
-                escape(" ".join(filter(None, (notes.busy(own), notes.summary(own))))),
+                escape(" ".join(filter(None, (notes.doubts(own), notes.summary(own))))),
                 "",
             ]
             lines += [f"On the Pareto front: {escape(notes.front_names(own))}.", ""]
@@ -55,7 +55,7 @@ def render(found: Gathered, title: str) -> str:
                     "",
                 ]
     lines += ["## How this was measured", ""]
-    for paragraph in notes.PROTOCOL:
+    for paragraph in notes.protocol(found.entries):
         lines += [escape(paragraph), ""]
     for device, own in gather.by_device(found.entries):
         lines += [f"### {escape(device)}", "", *table(["what", "value"], notes.device_facts(own), 2), ""]

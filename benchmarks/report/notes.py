@@ -6,7 +6,7 @@ In: entries. Out: plain text, which page and Markdown escape as each needs.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from masters_edge.benchmarks.report import axes, gather, style, tradeoff
+from masters_edge.benchmarks.report import axes, browsers, gather, style, tradeoff
 from masters_edge.benchmarks.report.gather import Entry
 from masters_edge.benchmarks.results import Case, Measurement
 
@@ -57,6 +57,11 @@ def busy(rows: Sequence[Entry]) -> str | None:
     return f"Other programs kept this device busy{how}: latencies are doubtful."
 
 
+def doubts(rows: Sequence[Entry]) -> str | None:
+    """What makes the latencies of a device doubtful, where something does."""
+    return " ".join(filter(None, (busy(rows), browsers.hidden(rows)))) or None
+
+
 def is_busy(m: Measurement) -> bool:
     """Whether half a core's work or more was other programs'; by the load before where that isn't known."""
     taken, load = m.conditions.other_cores, m.conditions.load_before
@@ -77,6 +82,11 @@ def asked(rows: Sequence[Entry]) -> str:
     return text + (f" Answered in batches beyond the latency sample: {', '.join(batched)}." if batched else "")
 
 
+def protocol(rows: Sequence[Entry]) -> tuple[str, ...]:
+    """How it was measured, a paragraph each."""
+    return PROTOCOL + ((browsers.PROTOCOL,) if any(entry.m.device.browser for entry in rows) else ())
+
+
 def device_facts(rows: Sequence[Entry]) -> list[tuple[str, str]]:
     """(what, value) for one device; what it can't tell stands there as a sentence."""
     measured = [e.m for e in rows]
@@ -86,9 +96,10 @@ def device_facts(rows: Sequence[Entry]) -> list[tuple[str, str]]:
         ("reached over", device.kind + (f", {device.address}" if device.address else "")),
         ("processor", f"{device.cpu} ({device.architecture})"),
         ("cores", f"{device.cores} ({device.logical_cores} logical)"),
-        ("memory", f"{device.ram_mib / 1024:.1f} GiB"),
+        ("memory", "not told" if device.ram_mib is None else f"{device.ram_mib / 1024:.1f} GiB"),
         ("system", _each(measured, lambda m: m.device.os)),
-        ("Python", _each(measured, lambda m: m.device.python)),
+        *browsers.facts(rows),
+        *([("Python", _each(measured, lambda m: m.device.python or "not told"))] if device.python else []),
         ("threads", _each(measured, lambda m: str(m.threads))),
         ("versions", versions(measured)),
         ("other load before (1 minute)", _range([m.conditions.load_before for m in measured], "")),
@@ -179,4 +190,5 @@ def subtitle(entries: Sequence[Entry]) -> str:
     """Below the slide's title: on what, and where the rest is."""
     labels = [text for text, _ in gather.by_device(entries)]
     said = f"Measured on {'; '.join(labels)}"
-    return said + (". Other programs kept a device busy: latencies are doubtful" if busy(entries) else "")
+    said += ". Other programs kept a device busy: latencies are doubtful" if busy(entries) else ""
+    return said + (". A page was out of sight: latencies are doubtful" if browsers.hidden(entries) else "")

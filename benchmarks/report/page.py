@@ -32,6 +32,7 @@ def render(found: Gathered, runs: Sequence[Path], title: str) -> str:
     environment.globals.update(
         style=style,
         notes=notes,
+        protocol=notes.protocol(entries),
         id_of=tradeoff.entry_id,
         icon=lambda entry: Markup(figures.icon_svg(entry, entries)),
         short_device=lambda entry: _short(entry),
@@ -88,7 +89,7 @@ def _device(
             for axis in shown
         ],
         "summary": notes.summary(own),
-        "busy": notes.busy(own),
+        "busy": notes.doubts(own),
         "front": notes.front_names(own),
         "untimed": [e.name for e in own if axes.positive(axes.ANSWER, e.m) is None],
         "stages": [Markup(figures.stages_svg(own, rows, wide)) for wide in (1000.0, _NARROW)],

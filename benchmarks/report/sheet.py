@@ -54,6 +54,12 @@ def _row(entry: Entry) -> dict[str, Cell]:
     row |= _latency("", m.latency) | {"answers timed": m.latency_questions, "answered in batches": int(m.batched)}
     row |= {
         "file size (bytes)": m.size_bytes, "parameters": m.parameters, "peak memory (MiB)": m.peak_rss_mib,
+        "page memory (MiB)": m.page_memory_mib, "page out of sight (s)": conditions.hidden_s,
+        "equal to the Python runtime": m.python_runtime.equal if m.python_runtime else None,
+        "compared with the Python runtime": m.python_runtime.asked if m.python_runtime else None,
+        "battery before (%)": conditions.battery_before, "battery after (%)": conditions.battery_after,
+        "user agent": device.browser.user_agent if device.browser else None,
+        "webgpu adapter": device.browser.webgpu if device.browser else None,
         "energy of an answer (J)": m.energy.joules_per_answer if m.energy else None,
         "power (W)": m.energy.watts if m.energy else None, "idle power (W)": m.energy.idle_watts if m.energy else None,
         "energy source": m.energy.source if m.energy else None,

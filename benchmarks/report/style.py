@@ -24,6 +24,8 @@ RUNTIME_SHAPES = {
     "executorch": "triangle",
     "llamacpp": "cross",
     "coremltools": "down",
+    "wasm": "star",
+    "webgpu": "pentagon",
 }
 _RUNTIME_TITLES = {
     "pytorch": "PyTorch",
@@ -32,6 +34,8 @@ _RUNTIME_TITLES = {
     "executorch": "ExecuTorch",
     "llamacpp": "llama.cpp",
     "coremltools": "Core ML",
+    "wasm": "ONNX Runtime Web, WASM",
+    "webgpu": "ONNX Runtime Web, WebGPU",
 }
 _MORE_SHAPES = ("star", "pentagon")
 # One hue from dark to light, so that no stage looks like a scheme.

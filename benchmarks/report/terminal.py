@@ -72,7 +72,11 @@ def _cells(m: Measurement, suites: bool, scored: bool, agreeing: bool, trained: 
         cells.append("–" if whole is None else f"{style.number(whole.median)}\n({style.number(whole.p90)})")
     else:
         cells.append(f"{style.median(first)}\n({style.median(whole)})")
-    cells += [style.median(m.latency.decode_tokens_per_s), style.size(m.size_bytes), style.number(m.peak_rss_mib)]
+    cells += [
+        style.median(m.latency.decode_tokens_per_s),
+        style.size(m.size_bytes),
+        "–" if m.peak_rss_mib is None else style.number(m.peak_rss_mib),
+    ]
     if trained:
         steps = "–" if m.training.steps is None else f"{m.training.steps:,}"
         cells.append(steps if m.training.seconds is None else f"{steps}\n({style.seconds(m.training.seconds)})")

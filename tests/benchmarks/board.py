@@ -28,7 +28,8 @@ class LoopbackBoard:
         self.sshd = Sshd(folder / "board", {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
         self.log = folder / "log.txt"
         self.steps: list[Step] = []
-        monkeypatch.setitem(peers.KINDS, "board fake", "tests.benchmarks.board_fakes")
+        for known in (peers.KINDS, ssh.PEERS):
+            monkeypatch.setitem(known, "board fake", "tests.benchmarks.board_fakes")
         monkeypatch.setenv(_openssh.CONFIG, str(self.sshd.config))
         monkeypatch.setattr(ssh, "_install", self._install)
 

@@ -13,6 +13,7 @@ from masters_edge.benchmarks.peers import Facts
 from masters_edge.errors import UserError
 
 COLD_STARTS = 2
+CHOOSES = True
 COLOURS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
 
 

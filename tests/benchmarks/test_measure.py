@@ -176,6 +176,7 @@ def test_threads_default_to_the_cores_at_hand(run: Runs) -> None:
 class Board:
     """A device that is this machine under another name, and goes away before its second subject."""
 
+    most_threads = None
     notes = ("the board has another numpy than this machine",)
 
     def __init__(self, address: str, dies: bool) -> None:
@@ -197,11 +198,12 @@ class Board:
 def board(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module of a kind of device, `board://...`."""
     module: Any = ModuleType("masters_edge_test_board")
-    module.CHECKPOINTS, module.asked_for, module.dies = False, [], False
+    module.PEERS = {"fake": "tests.benchmarks.fakes", "bundle": peers.KINDS["bundle"]}
+    module.asked_for, module.dies = [], False
 
     @contextmanager
-    def connect(address: str, packages: Any, on_progress: Any) -> Iterator[Board]:
-        module.asked_for.append(list(packages))
+    def connect(address: str, wanted: devices.Wanted) -> Iterator[Board]:
+        module.asked_for.append(list(wanted.packages))
         yield Board(address, module.dies)
 
     module.connect = connect

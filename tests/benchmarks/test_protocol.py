@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masters_edge.benchmarks import cases, devices, machine, protocol
+from masters_edge.benchmarks import cases, devices, machine, peers, protocol
 from masters_edge.benchmarks.devices.local import Here
 from masters_edge.benchmarks.progress import OnProgress, Step, progress_bar
 from masters_edge.benchmarks.protocol import Options, Subject
@@ -26,7 +26,8 @@ def measure_here(
 ) -> Measurement:
     """The whole way of one subject, as `bench` goes it; the job stays in `folder`."""
     here, sha256 = Here(), "00"
-    protocol.prepare(subject, suite, options, folder, sha256=sha256, device=here.device, versions={}, candidates={})
+    about = dict(sha256=sha256, device=here.device, versions={}, candidates={})
+    protocol.prepare(subject, peers.module_of(subject.kind), suite, options, folder, **about)
     here.run(folder, subject, sha256, protocol.as_steps(subject, on_progress))
     return protocol.assemble(folder, subject, suite, options, here.device, sha256=sha256)
 

@@ -15,8 +15,23 @@ def test_written_results_read_back_equal(tmp_path: Path) -> None:
     path = tmp_path / "new" / "results.json"
     results.write(path, sample.results())
     assert results.read(path) == sample.results()
-    assert json.loads(path.read_text())["schema_version"] == 2
+    assert json.loads(path.read_text())["schema_version"] == 3
     assert [p.name for p in path.parent.iterdir()] == ["results.json"]
+
+
+def test_a_file_from_before_browsers_reads_as_it_did(tmp_path: Path) -> None:
+    """Version 2 is version 3 without what only browsers have."""
+    path = tmp_path / "results.json"
+    results.write(path, sample.results())
+    old = json.loads(path.read_text())
+    for measurement in old["measurements"]:
+        for new in ("python_runtime", "page_memory_mib"):
+            assert measurement.pop(new) is None
+        assert measurement["device"].pop("browser") is None
+        for new in ("hidden_s", "battery_before", "battery_after"):
+            assert measurement["conditions"].pop(new) is None
+    path.write_text(json.dumps(old | {"schema_version": 2}))
+    assert results.read(path) == sample.results()
 
 
 @pytest.mark.parametrize(
@@ -25,8 +40,8 @@ def test_written_results_read_back_equal(tmp_path: Path) -> None:
         ("{", "is damaged, it is no JSON"),
         ("[]", "no results file of masters-edge"),
         ('{"schema_version": true}', "no results file"),
-        ('{"schema_version": 1}', "has results schema 1, this masters-edge reads 2; measure again"),
-        ('{"schema_version": 3}', "has results schema 3, this masters-edge reads 2; update masters-edge"),
+        ('{"schema_version": 1}', "has results schema 1, this masters-edge reads 2 and 3; measure again"),
+        ('{"schema_version": 4}', "has results schema 4, this masters-edge reads 2 and 3; update masters-edge"),
         ('{"schema_version": 2, "measurements": [{}]}', "is damaged at measurements.0.name"),
         ('{"schema_version": 2, "extra": 1}', "is damaged at extra"),
     ],

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from masters_edge.benchmarks import machine
-from masters_edge.benchmarks.devices import Lost, ssh
+from masters_edge.benchmarks.devices import Lost, Wanted, ssh
 from masters_edge.benchmarks.progress import Step
 from masters_edge.benchmarks.suites import Suite
 from masters_edge.errors import UserError
@@ -48,7 +48,7 @@ def test_an_address_in_full_reaches_the_same_board(board: LoopbackBoard) -> None
     full = f"ssh://{os.environ.get('USER', 'root')}@127.0.0.1:{board.sshd.port}"
     with board.sshd.config.open("a") as config:
         config.write(f" IdentityFile {board.sshd.folder}/user\n")
-    with ssh.connect(full) as place:
+    with ssh.connect(full, Wanted()) as place:
         assert place.device.address == full
         assert place.versions("numpy", "nothing-of-that-name") == machine.versions("numpy")
 
@@ -167,7 +167,7 @@ def test_ctrl_c_stops_the_board_and_keeps_what_it_has(board: LoopbackBoard, suit
 
 def test_two_benches_on_one_board_are_refused(board: LoopbackBoard) -> None:
     board.sshd.start()
-    with ssh.connect(board.sshd.address):
+    with ssh.connect(board.sshd.address, Wanted()):
         started = time.monotonic()
         with pytest.raises(UserError, match=r"^board is measuring for .*@.* since \d\d:\d\d; two at once would spoil"):
             board.run(board.subject())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from masters_edge.benchmarks.devices import _openssh, ssh
+from masters_edge.benchmarks.devices import Wanted, _openssh, ssh
 from masters_edge.benchmarks.devices._openssh import Address
 from masters_edge.errors import UserError
 from tests.benchmarks.sshd import Sshd, needs_sshd
@@ -26,7 +26,7 @@ def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
 
 
 def refusal(address: str) -> str:
-    with pytest.raises(UserError) as error, ssh.connect(address):
+    with pytest.raises(UserError) as error, ssh.connect(address, Wanted()):
         raise AssertionError("connected")
     sentence = str(error.value)
     assert "\n" not in sentence and "Traceback" not in sentence

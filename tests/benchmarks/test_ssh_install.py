@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
 from masters_edge.benchmarks import Subject, bench, machine
-from masters_edge.benchmarks.devices import Lost, _openssh, ssh
+from masters_edge.benchmarks.devices import Lost, Wanted, _openssh, ssh
 from masters_edge.benchmarks.progress import Step
 from masters_edge.benchmarks.suites import Suite
 from masters_edge.errors import UserError
@@ -68,7 +68,7 @@ def test_pip_that_fails_is_quoted(sshd: Sshd) -> None:
     sshd.kill()
     sshd.environment |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CACHE_DIR": str(sshd.folder / "empty")}
     sshd.start()
-    with pytest.raises(UserError) as error, ssh.connect(sshd.address, ["onnxruntime"]):
+    with pytest.raises(UserError) as error, ssh.connect(sshd.address, Wanted(["onnxruntime"])):
         pass
     assert str(error.value).startswith("pip failed on board while installing (No matching distribution found for ")
 
@@ -76,7 +76,7 @@ def test_pip_that_fails_is_quoted(sshd: Sshd) -> None:
 def test_a_version_that_the_board_cannot_have_is_replaced_and_said(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
     real = machine.versions
     monkeypatch.setattr(machine, "versions", lambda *names: real(*names) | {"psutil": "0.0.1"})
-    with ssh.connect(sshd.address) as place:
+    with ssh.connect(sshd.address, Wanted()) as place:
         assert isinstance(place, ssh.Board)
         assert place.notes == ("board has no psutil==0.0.1 to install: it got another version than this machine has",)
         assert place.versions("psutil")["psutil"] != "0.0.1"
@@ -90,7 +90,7 @@ def test_a_disk_that_fills_up_while_installing(sshd: Sshd) -> None:
         pytest.skip("no small disk can be mounted here")
     try:
         sentence = "^the disk of board is full.*installing stopped; make room there"
-        with pytest.raises(UserError, match=sentence), ssh.connect(sshd.address):
+        with pytest.raises(UserError, match=sentence), ssh.connect(sshd.address, Wanted()):
             pass
     finally:
         sshd.kill()
@@ -102,7 +102,7 @@ def test_a_board_that_falls_silent_is_noticed(sshd: Sshd, monkeypatch: pytest.Mo
     monkeypatch.setattr(ssh, "_install", lambda *_: None)
     monkeypatch.setattr(ssh.Board, "ready", lambda self: None)
     sentence = "^the connection to board was lost while looking around"
-    with pytest.raises(Lost, match=sentence), ssh.connect(sshd.address) as place:
+    with pytest.raises(Lost, match=sentence), ssh.connect(sshd.address, Wanted()) as place:
         assert isinstance(place, ssh.Board)
         for process in sshd.sessions():
             if "sshd" in process.name():
@@ -110,6 +110,6 @@ def test_a_board_that_falls_silent_is_noticed(sshd: Sshd, monkeypatch: pytest.Mo
         started = time.monotonic()
         place.connection.call("plan", "looking around", folders=[])
     assert time.monotonic() - started < 40
-    with ssh.connect(sshd.address):  # waits until the board has given the first one up
+    with ssh.connect(sshd.address, Wanted()):  # waits until the board has given the first one up
         pass
     assert time.monotonic() - started < 80

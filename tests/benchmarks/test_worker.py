@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from masters_edge.benchmarks import job, protocol
+from masters_edge.benchmarks import job, peers, protocol
 from masters_edge.benchmarks.devices.local import Here
 from masters_edge.benchmarks.protocol import Options, Subject
 from masters_edge.benchmarks.results import Measurement
@@ -27,9 +27,9 @@ OPTIONS = Options(threads=1, latency_questions=5, warm_up=1, backend="fake", cas
 
 
 def prepared(subject: Subject, suite: Suite, folder: Path, options: Options = OPTIONS, sha256: str = "00") -> Path:
-    here = Here()
+    here, peer = Here(), peers.module_of(subject.kind)
     return protocol.prepare(
-        subject, suite, options, folder, sha256=sha256, device=here.device, versions={}, candidates={}
+        subject, peer, suite, options, folder, sha256=sha256, device=here.device, versions={}, candidates={}
     )
 
 
