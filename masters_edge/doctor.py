@@ -26,6 +26,7 @@ EXTRAS = {
     "optimum": ("`optimum-cli export edge`", ("optimum",)),
     "bench": ("measure and draw", ("easy_vqa", "matplotlib", "pint")),
     "serve": ("`masters-edge serve`", ("starlette", "uvicorn")),
+    "browser": ("measure in browsers, a phone's too", ("starlette", "uvicorn", "cryptography", "segno", "easy_vqa")),
     "endpoint": ("responses and judges from a server", ("openai",)),
 }
 RUNTIMES = {name: name for name in ("onnxruntime", "openvino", "xllamacpp", "executorch", "coremltools")}
@@ -65,6 +66,21 @@ def findings() -> Iterator[tuple[str, str]]:
     yield ("device local", "this machine")
     ssh = "boards, as ssh://user@board" if shutil.which("ssh") else "install OpenSSH's client `ssh`, to measure boards"
     yield ("device ssh", ssh)
+    yield ("device browser", _browser())
+    adb = "Android phones by cable, as adb or adb:SERIAL" if shutil.which("adb") else "install adb, for Android phones"
+    yield ("device adb", adb)
+
+
+def _browser() -> str:
+    """Whether the page that measures in a browser can be served."""
+    from masters_edge.benchmarks.page import assets
+
+    if any(importlib.util.find_spec(name) is None for name in EXTRAS["browser"][1]):
+        return "install the extra first: pip install 'masters-edge[browser]'"
+    if not assets.ready():
+        return assets.missing()
+    versions = ", ".join(f"{package.rpartition('/')[2]} {version}" for package, version in assets.versions().items())
+    return f"phones, tablets and laptops, with {versions}"
 
 
 def _gpu() -> str:

@@ -2,11 +2,13 @@
 
 import importlib.util
 import io
+import shutil
 
 import pytest
 from rich.console import Console
 
 from masters_edge import doctor
+from masters_edge.benchmarks.page import assets
 
 
 def test_a_missing_extra_is_named_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,3 +26,22 @@ def test_what_is_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = dict(doctor.findings())
     assert rows["extra distill"].startswith("installed") and rows["runtime onnxruntime"][0].isdigit()
     assert "GiB" in rows["memory"] and rows["GPU"]
+
+
+def test_measuring_in_browsers_is_said_to_work_or_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(assets, "ready", lambda: True)
+    assert "transformers" in dict(doctor.findings())["device browser"]
+    monkeypatch.setattr(assets, "ready", lambda: False)
+    assert assets.COMMAND in dict(doctor.findings())["device browser"]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "segno" else found(name))
+    rows = dict(doctor.findings())
+    assert "pip install 'masters-edge[browser]'" in rows["device browser"]
+    assert rows["extra browser"].startswith("missing segno")
+
+
+def test_adb_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert "install adb" in dict(doctor.findings())["device adb"]
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert "adb:SERIAL" in dict(doctor.findings())["device adb"]
