@@ -113,7 +113,7 @@ def prepare(
         "cold_starts": peer.COLD_STARTS,
         "cases": [case.as_row() for case in cases.CASES] if options.cases else [],
         "sustain_s": options.sustain_s if subject.role == "exported" else 0,
-        "device": device.model_dump(),
+        "device": device.model_dump(mode="json"),
         "versions": versions,
         "candidates": candidates,
     }

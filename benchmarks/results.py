@@ -27,6 +27,7 @@ _USER_AGENTS = (
     ("FxiOS", "Firefox"),
     ("CriOS", "Chrome"),
     ("EdgiOS", "Edge"),
+    ("EdgA?", "Edge"),
     ("Chrome", "Chrome"),
     ("Version", "Safari"),
 )
@@ -201,7 +202,7 @@ class Browser(_Record):
         own = [brand for brand in brands if not brand.startswith("Chromium")] or brands
         if own:
             title, _, version = own[0].rpartition(" ")
-            return title, version.partition(".")[0]
+            return title.removeprefix("Google ").removeprefix("Microsoft "), version.partition(".")[0]
         for token, title in _USER_AGENTS:
             if found := re.search(rf"\b{token}/(\d+)", self.user_agent):
                 return title, found[1]

@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 _FIRST = os.environ.get("RANK", "0") == "0"  # of several processes, one speaks
-console = Console(highlight=False, quiet=not _FIRST)
-errors = Console(stderr=True, highlight=False, quiet=not _FIRST)
+# No emoji: rich makes them of the colons in fingerprints and addresses.
+console = Console(highlight=False, emoji=False, quiet=not _FIRST)
+errors = Console(stderr=True, highlight=False, emoji=False, quiet=not _FIRST)
 
 
 def say(text: str) -> None:

@@ -141,41 +141,30 @@ def describe(facts: messages.Facts, kind: str, address: str, name: str | None = 
     cores = facts.cores or 1
     system = _system(facts)
     called = _browser(facts) if system == NOT_TOLD else f"{_browser(facts)} on {re.sub(r' [0-9.]+$', '', system)}"
+    browser = results.Browser(
+        user_agent=agent,
+        brands=brands,
+        platform=facts.platform,
+        platform_version=facts.platform_version,
+        mobile=facts.mobile,
+        memory_gib=facts.memory_gib,
+        webgpu=(" ".join(dict.fromkeys(word for word in words if word)) or "not named") if adapter else None,
+        secure_context=facts.secure_context,
+        isolated=facts.isolated,
+        screen=facts.screen,
+    )
     return Device(
         kind=kind,
         address=address,
-        name=name or model or called,
+        name=name or model or f"{browser.name[0]} on {re.sub(r' [0-9.]+$', '', system)}",
         model=model,
-        cpu=facts.architecture or NOT_TOLD,
+        cpu=facts.architecture or "not told by the browser",
         cores=cores,
         logical_cores=cores,
         os=system,
-        architecture=facts.architecture or NOT_TOLD,
-        browser=results.Browser(
-            user_agent=agent,
-            brands=brands,
-            platform=facts.platform,
-            platform_version=facts.platform_version,
-            mobile=facts.mobile,
-            memory_gib=facts.memory_gib,
-            webgpu=(" ".join(dict.fromkeys(word for word in words if word)) or "not named") if adapter else None,
-            secure_context=facts.secure_context,
-            isolated=facts.isolated,
-            screen=facts.screen,
-        ),
+        architecture=facts.architecture or "not told by the browser",
+        browser=browser,
     )
-
-
-def _browser(facts: messages.Facts) -> str:
-    """ "Chrome"; brands that only keep sites from relying on the list don't count."""
-    named = [one.brand for one in facts.brands if not re.search(r"not.*brand", one.brand, re.IGNORECASE)]
-    named.sort(key=lambda brand: brand == "Chromium")
-    if named:
-        return named[0].removeprefix("Google ").removeprefix("Microsoft ")
-    for mark, name in (("Edg", "Edge"), ("Firefox|FxiOS", "Firefox"), ("CriOS|Chrome", "Chrome"), ("Safari", "Safari")):
-        if re.search(mark, facts.user_agent):
-            return name
-    return "a browser"
 
 
 def _system(facts: messages.Facts) -> str:

@@ -5,6 +5,7 @@ The token stands behind the `#`, which browsers never send: no log and no other 
 
 import shutil
 import socket
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class Link:
     def said(self) -> list[str]:
         """What to tell the person at the terminal, a note each."""
         found = [f"Open this link on the device that is to measure; it works for one device:\n\n  {self.url}\n"]
-        if self.lan and (code := qr(self.url)):
+        if self.lan and sys.stdout.isatty() and (code := qr(self.url)):
             found.append(code)
         if not self.lan:
             found.append("This machine alone reaches it; --lan lets the devices of your network in.")
@@ -102,10 +103,10 @@ def matrix(text: str) -> list[list[int]]:
 
 
 def halves(fingerprint: str) -> str:
-    """A fingerprint in two lines, as browsers show it."""
+    """A fingerprint in two lines. Without colons: between two of them the terminal would see the name of an emoji."""
     pairs = fingerprint.split(":")
     middle = len(pairs) // 2
-    return "\n".join("  " + ":".join(part) for part in (pairs[:middle], pairs[middle:]))
+    return "\n".join("  " + " ".join(part) for part in (pairs[:middle], pairs[middle:]))
 
 
 def _is_loopback(where: str) -> bool:

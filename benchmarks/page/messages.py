@@ -4,7 +4,6 @@ Every text and list that a device sends has a largest length, every number is fi
 refused. Nothing of it is trusted beyond that: it is what some browser claims.
 """
 
-import math
 import re
 import unicodedata
 from typing import Annotated, Any, Literal
@@ -325,10 +324,5 @@ def problem(error: ValidationError) -> str:
     """The first thing that is wrong with an upload, without repeating what was sent."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     where = ".".join(re.sub(r"[^\w@/-]", "?", str(part))[:40] for part in first["loc"][:8])
-    said = first["msg"].removeprefix("Value error, ")
+    said = plain(first["msg"].removeprefix("Value error, "))[:300]
     return f"{where}: {said[:1].lower()}{said[1:]}" if where else said
-
-
-def finite(value: float | None) -> float:
-    """0 where nothing is known."""
-    return value if value is not None and math.isfinite(value) else 0.0

@@ -245,7 +245,7 @@ class Record:
             raise self._early(f"answers {index} to {index + len(value)} are not the next: there are {there} of {most}")
         if index + len(value) > self._sample:
             self._after("the other answers", cases=self._all_cases, sustained=self.done().sustained)
-        new = value
+        new = value[there - index :]
         hashes = [
             {"index": number, "pixels_hash": row.pixels_hash, "inputs_hash": row.inputs_hash}
             for number, row in enumerate(new, start=there)

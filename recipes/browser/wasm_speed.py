@@ -3,10 +3,10 @@
     python recipes/browser/wasm_speed.py --folder runs/browser --out runs/browser/figures.json
 
 Measures the demo's students (`make demo` first) and one of SmolVLM-256M's shape with random weights, which is made in
-`--folder`, by `bench`: with `--device browser` in headless Chromium, and with `--device local --backend onnxruntime`; with
-one thread and with all. The questions are made up, one picture of 256 x 256 pixels each, and every answer has 16 tokens. In
-a round each bundle, device and number of threads comes once; which device goes first alternates. A cell is the median
-over the rounds of each round's median; a ratio is taken within each round. Prints the tables of
+`--folder`, by `bench`: with `--device browser` in headless Chromium, and with `--device local --backend onnxruntime`;
+with one thread and with all. The questions are made up, one picture of 256 x 256 pixels each, and every answer has 16
+tokens. In a round each bundle, device and number of threads comes once; which device goes first alternates. A cell is
+the median over the rounds of each round's median; a ratio is taken within each round. Prints the tables of
 docs/results/browser.md. Needs chromium and chromium-driver.
 """
 

@@ -59,7 +59,7 @@ def written(folder: Path, *measurements: Measurement) -> Path:
     [
         (
             browser(brands=("Not?A_Brand 24.0.0.0", "Chromium 142.0.1.2", "Google Chrome 142.0.1.2")),
-            "Google Chrome 142",
+            "Chrome 142",
         ),
         (browser(brands=("Chromium 142", "Not;A=Brand 8")), "Chromium 142"),
         (browser(), "Chrome 142"),

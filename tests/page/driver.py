@@ -26,6 +26,13 @@ needs_browser = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chro
 
 DESKTOP = {"width": 1200, "height": 900, "deviceScaleFactor": 1, "mobile": False}
 PHONE = {"width": 360, "height": 780, "deviceScaleFactor": 2, "mobile": True}
+# WebGPU on the processor: slow, and there without a graphics processor.
+SWIFTSHADER = (
+    "--enable-unsafe-webgpu",
+    "--enable-features=Vulkan",
+    "--use-webgpu-adapter=swiftshader",
+    "--use-vulkan=swiftshader",
+)
 # What Chromium itself would fetch: of no page.
 _QUIET = (
     "--headless=new",

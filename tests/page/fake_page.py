@@ -18,6 +18,7 @@ import httpx2 as httpx
 from PIL import Image
 
 from masters_edge.benchmarks import Subject, bench
+from masters_edge.benchmarks.page import assets
 from masters_edge.benchmarks.results import STAGES, Measurement
 from masters_edge.benchmarks.suites import Suite, from_questions
 from masters_edge.data.records import Question
@@ -40,7 +41,7 @@ FACTS: dict[str, Any] = {
     "isolated": True,
     "screen": "360x640 at 2",
 }
-VERSIONS = {"@huggingface/transformers": "4.3.1", "onnxruntime-web": "1.31.0"}
+VERSIONS = assets.versions()
 
 
 class Vanished(Exception):

@@ -68,7 +68,7 @@ def test_a_page_measures_and_the_results_are_as_those_of_any_device(out: Path, t
     assert (found.runtime, found.backend, found.backend_reason) == (
         "wasm", "auto", "this browser has no WebGPU: WASM is left",
     )  # fmt: skip
-    assert found.versions["onnxruntime-web"] == "1.31.0" and "masters-edge" in found.versions
+    assert found.versions.keys() == {"masters-edge", "@huggingface/transformers", "onnxruntime-web"}
     assert found.accuracy is not None and (found.accuracy.right, found.accuracy.asked) == (5, 10)
     assert found.latency.total_ms is not None and found.latency.total_ms.median == 2
     assert found.latency.cold_start_ms is not None and found.latency.cold_start_ms.n == 3
@@ -123,11 +123,16 @@ def test_without_a_suite_nothing_is_scored(out: Path) -> None:
     assert found.accuracy is None and found.suite is None and found.python_runtime is None
 
 
-@pytest.mark.parametrize("lost_answer", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(
-    "where", [("choice", 0), ("cold", 1), ("facts", 0), ("latency", 0), ("answers", 0), ("case", 2), ("sustained", 0),
-              ("answers", 7), ("done", 0)], ids=str,
-)  # fmt: skip
+    "where, lost_answer",
+    [
+        *((("choice", 0), False), (("cold", 1), False), (("facts", 0), False), (("latency", 0), False)),
+        *((("answers", 0), False), (("case", 2), False), (("sustained", 0), False), (("answers", 7), False)),
+        *((("done", 0), False), (("cold", 1), True), (("latency", 0), True), (("answers", 7), True)),
+        (("done", 0), True),
+    ],
+    ids=str,
+)
 def test_a_page_that_was_closed_goes_on_when_it_is_opened_again(
     out: Path, where: tuple[str, int], lost_answer: bool
 ) -> None:

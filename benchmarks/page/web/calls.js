@@ -61,10 +61,11 @@ export function pause(ms, signal) {
 // `attempt(signal)` until it comes through. Its signal fires when `signal` does, or when `alive()` was not called for
 // CALL_MS. A refusal, and whatever else is not the network's doing, is thrown at once.
 export async function patiently(attempt, { signal, patience = PATIENCE_MS } = {}) {
-  let since = null;
+  let failing = null; // for how long, in ms that the page was running: a phone may sleep for hours in between
   try {
     for (let tries = 0; ; tries += 1) {
       throwIfStopped(signal);
+      const began = Date.now();
       const mine = new AbortController();
       const end = () => mine.abort();
       let silence;
@@ -79,20 +80,22 @@ export async function patiently(attempt, { signal, patience = PATIENCE_MS } = {}
       } catch (error) {
         throwIfStopped(signal);
         if (!networkFailed(error)) throw error;
-        if (since === null) {
-          since = Date.now();
+        if (failing === null && patience > 0) {
           lost += 1;
           if (lost === 1) listener(true);
         }
-        if (Date.now() - since > patience) throw new OutOfReach();
-        await pause(PAUSES_MS[Math.min(tries, PAUSES_MS.length - 1)], signal);
+        failing = (failing ?? 0) + Math.min(Date.now() - began, CALL_MS);
+        if (failing >= patience) throw new OutOfReach();
+        const wait = PAUSES_MS[Math.min(tries, PAUSES_MS.length - 1)];
+        await pause(wait, signal);
+        failing += wait;
       } finally {
         clearTimeout(silence);
         signal?.removeEventListener("abort", end);
       }
     }
   } finally {
-    if (since !== null) {
+    if (failing !== null && patience > 0) {
       lost -= 1;
       if (lost === 0) listener(false);
     }
@@ -143,7 +146,7 @@ export function picture(url, options) {
 // How far it is, for the person at the other end. Not worth a second try: the next one says more.
 export async function progress(said) {
   try {
-    await post("/api/progress", said, { patience: -1 });
+    await post("/api/progress", said, { patience: 0 });
   } catch {
     // the calls that matter say what is wrong
   }

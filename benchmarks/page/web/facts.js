@@ -1,4 +1,5 @@
-// What this browser tells of itself and of its device: strings, numbers and nulls, for `calls.claim`.
+// What this browser tells of itself and of its device: strings, numbers and nulls, for `calls.claim`; and the same in a
+// line for people.
 
 const PATIENCE_MS = 5000; // a graphics driver that hangs is none
 
@@ -42,4 +43,32 @@ async function adapter() {
   } catch {
     return null;
   }
+}
+
+// In user agents, more than one of these stand in each; the first that is found is the one.
+const AGENTS = [
+  [/\bEdgA?\/(\d+)/, "Edge"], [/\bOPR\/(\d+)/, "Opera"], [/\bSamsungBrowser\/(\d+)/, "Samsung Internet"],
+  [/\b(?:Firefox|FxiOS)\/(\d+)/, "Firefox"], [/\b(?:Chrome|CriOS|HeadlessChrome)\/(\d+)/, "Chrome"],
+  [/\bVersion\/([\d.]+).* Safari\//, "Safari"],
+];
+
+export function inWords({ brands, user_agent, model, platform, cores, webgpu, isolated }) {
+  const gpu = webgpu && [webgpu.vendor, webgpu.architecture].filter(Boolean).join(" ");
+  return [
+    [browserName(brands, user_agent), [model, platform].filter(Boolean).join(", ")].filter(Boolean).join(" on "),
+    cores && `${cores} core${cores === 1 ? "" : "s"}`,
+    isolated ? "threads" : "one thread",
+    webgpu ? `WebGPU${gpu ? ` (${gpu})` : ""}` : "no WebGPU",
+  ].filter(Boolean).join(" · ");
+}
+
+function browserName(brands, agent) {
+  const own = brands.filter(({ brand }) => !/not.*brand/i.test(brand));
+  const named = own.find(({ brand }) => brand !== "Chromium") ?? own[0];
+  if (named) return `${named.brand} ${named.version}`;
+  for (const [mark, name] of AGENTS) {
+    const found = mark.exec(agent);
+    if (found) return `${name} ${found[1]}`;
+  }
+  return "This browser";
 }

@@ -2,7 +2,7 @@
 // moment what happens. At the end each student has a card, and the one that is still here can be tried.
 
 import * as calls from "./calls.js";
-import { facts } from "./facts.js";
+import { facts, inWords } from "./facts.js";
 import { Measuring } from "./measure.js";
 import { Awake, Hidden, comeTo, leavePlace, tooOften } from "./presence.js";
 import * as screen from "./screen.js";
@@ -26,7 +26,7 @@ async function begin() {
   screen.say("problem", "");
   screen.moment("Opening the link");
   device ??= await facts();
-  screen.say("facts", aboutDevice(device));
+  screen.say("facts", inWords(device));
   warn();
   const token = new URLSearchParams(location.hash.slice(1)).get("t");
   try {
@@ -223,23 +223,11 @@ function warn() {
       `This page was in the background for ${screen.seconds(seconds)}. Browsers slow such pages down, so the figures may be ` +
         "too slow: keep it in front, with the screen on.",
     device && !device.secure_context &&
-      "This link is not HTTPS, so the browser gives the page one thread, no WebGPU, and no live camera.",
+      "This link is not HTTPS, so the browser gives the page one thread, no WebGPU and no live camera, checks no sha256 of " +
+        "the student's files, and keeps none of them once the page is closed.",
     device && device.secure_context && !device.isolated && "This browser gives the page one thread only.",
-    store.kept.why,
+    device && device.secure_context && store.kept.why,
   ]);
-}
-
-function aboutDevice({ brands, model, platform, cores, webgpu, isolated }) {
-  const brand = brands.find((one) => !/not.*brand/i.test(one.brand) && one.brand !== "Chromium") ??
-    brands.find((one) => one.brand === "Chromium");
-  const browser = brand ? `${brand.brand} ${brand.version}` : "This browser";
-  const gpu = webgpu && [webgpu.vendor, webgpu.architecture].filter(Boolean).join(" ");
-  return [
-    [browser, [model, platform].filter(Boolean).join(", ")].filter(Boolean).join(" on "),
-    cores && `${cores} cores`,
-    isolated ? "threads" : "one thread",
-    webgpu ? `WebGPU${gpu ? ` (${gpu})` : ""}` : "no WebGPU",
-  ].filter(Boolean).join(" · ");
 }
 
 function sentence(error) {

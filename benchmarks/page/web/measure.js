@@ -13,7 +13,7 @@ const STRETCH_S = 5;
 const STRETCH_ANSWERS = 10;
 const CHOICE_QUESTIONS = 5; // each backend answers these after a first one that doesn't count
 const GROUP = 50, GROUP_MS = 2000; // answers are sent when so many are there, or so long after the last group
-const EXAMPLES = 6, EXAMPLE_BYTES = 4e6;
+const EXAMPLES = 5, EXAMPLE_BYTES = 4e6;
 const PROGRESS_MS = 1000;
 const MEMORY_MS = 30000; // browsers answer after their next garbage collection
 

@@ -17,6 +17,8 @@ export function ms(value) {
   return `${value.toFixed(value < 10 ? 1 : 0)} ms`;
 }
 
+export const rate = (value) => `${value.toFixed(value < 100 ? 1 : 0)} tokens/s`;
+
 export function seconds(value) {
   const whole = Math.max(1, Math.round(value));
   if (whole < 90) return `${whole} s`;
@@ -170,12 +172,12 @@ function card(found) {
   const { stages, accuracy, same } = found;
   const rows = [
     ["first token", stages.ttft_ms && ms(stages.ttft_ms.median)],
-    ["speed", stages.decode_tokens_per_s && `${stages.decode_tokens_per_s.median.toFixed(1)} tokens/s`],
+    ["speed", stages.decode_tokens_per_s && rate(stages.decode_tokens_per_s.median)],
     ["whole answer", stages.total_ms && ms(stages.total_ms.median)],
     ["cold start", found.cold_start_ms !== null && ms(found.cold_start_ms)],
     ["right answers", accuracy && `${accuracy.per_cent.toFixed(1)}%`,
-      accuracy && `of ${plural(accuracy.asked, "question")}; ${accuracy.low.toFixed(1)} to ${accuracy.high.toFixed(1)}% ` +
-        "with 95% certainty"],
+      accuracy && `of ${plural(accuracy.asked, "question")}; ` +
+        `95% interval ${accuracy.low.toFixed(1)} to ${accuracy.high.toFixed(1)}%`],
     ["as in Python", same && `${same.equal} of ${same.asked}`,
       same && `answers equal to the Python runtime's; inputs equal for ${same.inputs_equal}`],
     ["size", size(found.size_bytes)],

@@ -13,7 +13,7 @@ const KEPT = "/kept/"; // keys of the cache are URLs, which nobody ever fetches
 
 export const kept = { inMemory: !("caches" in globalThis), why: null };
 if (kept.inMemory) {
-  kept.why = "This link is no https link, so the browser keeps nothing: the student stays until this page is closed.";
+  kept.why = "This link is not HTTPS, so the browser keeps nothing: the student stays until this page is closed.";
 }
 
 const memory = new Map(); // key -> Blob

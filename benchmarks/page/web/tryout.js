@@ -2,7 +2,7 @@
 // server takes part any more.
 
 import { Engine } from "./rpc.js";
-import { $, announce, make, ms, say } from "./screen.js";
+import { $, announce, make, ms, rate, say } from "./screen.js";
 
 let about = null; // what store.remembered() says: {name, bundle, threads, backend, examples, pictures}
 let engine = null; // null: not loaded yet
@@ -182,7 +182,7 @@ async function ask() {
 function showAnswer({ text, ttft_ms, decode_tokens_per_s, total_ms, prompt_tokens, token_ids }) {
   $("answer").textContent = text || "(nothing: the student ended its answer at once)";
   $("ttft").textContent = ms(ttft_ms);
-  $("rate").textContent = decode_tokens_per_s ? `${decode_tokens_per_s.toFixed(0)} tokens/s` : "one token";
+  $("rate").textContent = decode_tokens_per_s ? rate(decode_tokens_per_s) : "one token";
   $("total").textContent = ms(total_ms);
   $("tokens").textContent = `${prompt_tokens} read, ${token_ids.length} said`;
   $("figures").hidden = false;
