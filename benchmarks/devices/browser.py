@@ -140,7 +140,6 @@ def describe(facts: messages.Facts, kind: str, address: str, name: str | None = 
     model = facts.model or (found[0] if (found := re.search(r"iPhone|iPad", agent)) else None)
     cores = facts.cores or 1
     system = _system(facts)
-    called = _browser(facts) if system == NOT_TOLD else f"{_browser(facts)} on {re.sub(r' [0-9.]+$', '', system)}"
     browser = results.Browser(
         user_agent=agent,
         brands=brands,
@@ -153,10 +152,11 @@ def describe(facts: messages.Facts, kind: str, address: str, name: str | None = 
         isolated=facts.isolated,
         screen=facts.screen,
     )
+    called = browser.name[0] if system == NOT_TOLD else f"{browser.name[0]} on {re.sub(r' [0-9.]+$', '', system)}"
     return Device(
         kind=kind,
         address=address,
-        name=name or model or f"{browser.name[0]} on {re.sub(r' [0-9.]+$', '', system)}",
+        name=name or model or called,
         model=model,
         cpu=facts.architecture or "not told by the browser",
         cores=cores,
