@@ -1,7 +1,8 @@
 """This masters-edge as a wheel, for a board: made of the installed package's own files, editable or not.
 
 Nothing is built: a wheel of plain Python is a zip of the package's files and three text files beside them. The same
-files give the same bytes, so that a board which has them keeps its environment.
+files give the same bytes, so that a board which has them keeps its environment. What a browser runs stays here: a board
+serves no page.
 """
 
 import base64
@@ -13,6 +14,7 @@ from pathlib import Path
 
 # An editable installation takes these from folders that don't lie in each other.
 ROOMS = ("masters_edge", "masters_edge.benchmarks", "masters_edge.export")
+_LEFT_OUT = {"masters_edge.benchmarks": ("page", "assets")}  # transformers.js, 42 MB
 _THEN = (1980, 1, 1, 0, 0, 0)
 
 
@@ -51,6 +53,8 @@ def _files() -> Iterator[tuple[str, bytes]]:
             base = Path(place)
             for file in base.rglob("*"):
                 parts = file.relative_to(base).parts
+                if parts[:2] == _LEFT_OUT.get(room):
+                    continue
                 if file.is_file() and file.suffix != ".pyc" and not any(part.startswith(".") for part in parts):
                     yield "/".join((*room.split("."), *parts)), file.read_bytes()
 

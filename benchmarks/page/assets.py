@@ -111,7 +111,7 @@ def _pinned() -> dict[str, tuple[str, str]]:
 
 def _tarball(npm: str, package: str, version: str, integrity: str, place: Path) -> Path:
     """The package as the registry has it, its hash checked."""
-    command = [npm, "pack", f"{package}@{version}", "--json", "--ignore-scripts", "--prefer-offline", "--silent"]
+    command = [npm, "pack", f"{package}@{version}", "--ignore-scripts", "--prefer-offline"]
     command += ["--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--pack-destination", str(place)]
     before = set(place.iterdir())
     try:
@@ -120,8 +120,9 @@ def _tarball(npm: str, package: str, version: str, integrity: str, place: Path) 
         raise CannotFetch(f"npm took over {_TIMEOUT_S // 60} minutes for {package}") from None
     found = [path for path in place.iterdir() if path not in before and path.suffix == ".tgz"]
     if done.returncode or len(found) != 1:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise CannotFetch(f"npm can't fetch {package} {version} ({said[-1] if said else 'it says nothing'})")
+        said = [line.removeprefix("npm error ").strip() for line in (done.stderr or done.stdout).splitlines()]
+        why = next((line for line in said if "Error:" in line), " ".join(said[:3]) or "it says nothing")
+        raise CannotFetch(f"npm can't fetch {package} {version} ({why})")
     digest = base64.b64encode(hashlib.sha512(found[0].read_bytes()).digest()).decode()
     if f"sha512-{digest}" not in integrity.split():
         raise CannotFetch(f"{package} {version} from npm isn't the one that package-lock.json names: its hash differs")

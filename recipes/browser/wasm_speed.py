@@ -7,7 +7,7 @@ Measures the demo's students (`make demo` first) and one of SmolVLM-256M's shape
 with one thread and with all. The questions are made up, one picture of 256 x 256 pixels each, and every answer has 16
 tokens. In a round each bundle, device and number of threads comes once; which device goes first alternates. A cell is
 the median over the rounds of each round's median; a ratio is taken within each round. Prints the tables of
-docs/results/browser.md. Needs chromium and chromium-driver.
+docs/results/browser.md, in about 10 minutes. Needs chromium and chromium-driver.
 """
 
 import argparse
@@ -185,10 +185,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "browser", help="what is made, and kept")
     parser.add_argument("--shape", type=Path, help="a bundle of SmolVLM-256M's shape that is there already")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=5, help="of the demo's students")
-    parser.add_argument("--answers", type=int, default=50, help="in each round, after a warm-up")
+    parser.add_argument("--rounds", type=int, default=4, help="of the demo's students")
+    parser.add_argument("--answers", type=int, default=30, help="in each round, after a warm-up")
     parser.add_argument("--shape-rounds", type=int, default=2)
-    parser.add_argument("--shape-answers", type=int, default=3)
+    parser.add_argument("--shape-answers", type=int, default=1)
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     args = parser.parse_args()
     started = time.monotonic()

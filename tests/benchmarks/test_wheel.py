@@ -31,6 +31,14 @@ def test_installs_alone_and_makes_itself_again(tmp_path: Path) -> None:
     assert (tmp_path / "inside" / wheel.name).read_bytes() == wheel.read_bytes()
 
 
+def test_leaves_out_what_a_browser_runs(tmp_path: Path) -> None:
+    """Megabytes from npm, which may be there or not; the page's own code is a part of the package like any other."""
+    with zipfile.ZipFile(_wheel.build(tmp_path)) as wheel:
+        page = [name for name in wheel.namelist() if name.startswith("masters_edge/benchmarks/page/")]
+    assert "masters_edge/benchmarks/page/assets.py" in page and "masters_edge/benchmarks/page/web/worker.js" in page
+    assert not any(name.startswith("masters_edge/benchmarks/page/assets/") for name in page)
+
+
 def test_knows_what_it_needs() -> None:
     needed = _wheel.requirements()
     assert any(line.startswith("onnxruntime") for line in needed)
@@ -48,6 +56,7 @@ def test_holds_what_setuptools_would_put_into_it(tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     ours = _wheel.build(tmp_path / "own")
     with zipfile.ZipFile(theirs) as a, zipfile.ZipFile(ours) as b:
-        wanted = {name for name in a.namelist() if ".dist-info/" not in name and not name.startswith("optimum/")}
+        other = ("optimum/", "masters_edge/benchmarks/page/assets/")  # of the host alone
+        wanted = {name for name in a.namelist() if ".dist-info/" not in name and not name.startswith(other)}
         assert wanted <= set(b.namelist())
         assert all(a.read(name) == b.read(name) for name in wanted)

@@ -54,7 +54,7 @@ class Browser:
 
     def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver
-        self._asked: list[str] = []
+        self._asked: list[dict[str, Any]] = []
 
     def __getitem__(self, name: str) -> WebElement:
         return self.driver.find_element(By.ID, name)
@@ -115,12 +115,21 @@ class Browser:
 
     def requests(self) -> list[str]:
         """The URLs asked for since the last call, but for the browser's own."""
+        self._read_log()
+        asked, self._asked = self._asked, []
+        return [one["url"] for one in asked if urlsplit(one["url"]).scheme not in OWN_SCHEMES]
+
+    def posted(self, path: str) -> list[Any]:
+        """What was sent there as JSON since the last call of `requests`."""
+        self._read_log()
+        sent = [one for one in self._asked if one["method"] == "POST" and urlsplit(one["url"]).path == path]
+        return [json.loads(one["postData"]) for one in sent]
+
+    def _read_log(self) -> None:
         for entry in self.driver.get_log("performance"):
             message = json.loads(entry["message"])["message"]
             if message["method"] == "Network.requestWillBeSent":
-                self._asked.append(message["params"]["request"]["url"])
-        asked, self._asked = self._asked, []
-        return [url for url in asked if urlsplit(url).scheme not in OWN_SCHEMES]
+                self._asked.append(message["params"]["request"])
 
     def overhang(self) -> list[str]:
         """What hangs over the right edge, by tag and id; nothing where the page fits."""

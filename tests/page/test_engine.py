@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -97,11 +98,46 @@ def test_answers_as_the_python_runtime_does(case: Case, browser: Browser, server
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["int4", "int8"])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_answers_as_the_python_runtime_does_in(scheme: str, case: Case, browser: Browser, server: Server) -> None:
+def test_quantized_answers_are_those_of_exact_arithmetic(
+    scheme: str, case: Case, browser: Browser, server: Server, tmp_path: Path
+) -> None:
+    """WASM has no integer kernels for MatMulNBits: as shipped it multiplies in float32, as the parity gate does."""
     bundle = bundles.exported(case.family, scheme, case.splitting)
     engine = Engine(browser, server, bundle)
-    compare(engine, Student.load(bundle, backend="onnxruntime", threads=1))
+    compare(engine, Student.load(exact(bundle, tmp_path / "exact"), backend="onnxruntime", threads=1))
     engine.close()
+
+
+def exact(bundle: Path, folder: Path) -> Path:
+    """A copy of the bundle that multiplies in float32 everywhere."""
+    shutil.copytree(bundle, folder)
+    for file in (folder / "onnx").glob("*.onnx"):
+        model = onnx.load(file)
+        for level in (a for node in model.graph.node for a in node.attribute if a.name == "accuracy_level"):
+            level.i = 1
+        onnx.save(model, file)
+    manifests.write(folder, manifests.read(folder))
+    return folder
+
+
+@pytest.mark.slow
+def test_webgpu_answers_so_too(server: Server) -> None:
+    """On SwiftShader, a graphics processor in software: its attention rounds otherwise, so one picture may differ."""
+    with chromium(*SWIFTSHADER) as browser:
+        browser.driver.get(server.url)
+        for case in (Case("smolvlm", True), Case("qwen2_5_vl"), Case("qwen3_vl"), Case("internvl3")):
+            bundle = bundles.exported(case.family, "fp32", case.splitting)
+            try:
+                engine = Engine(browser, server, bundle, "webgpu")
+            except Refused as refusal:
+                pytest.skip(str(refusal))
+            student = Student.load(bundle, backend="onnxruntime", threads=1)
+            asked = [tiny.picture(*size, seed=seed) for seed, size in enumerate(SIZES)]
+            ours = [engine.answer(picture, QUESTION, exactly=TOKENS)["token_ids"] for picture in asked]
+            theirs = [student.answer(picture, QUESTION, exactly=TOKENS).token_ids for picture in asked]
+            assert [ids[0] for ids in ours] == [ids[0] for ids in theirs], case
+            assert sum(a == b for a, b in zip(ours, theirs)) >= len(SIZES) - 1, case
+            engine.close()
 
 
 def test_an_answer_ends_and_is_timed_as_in_python(browser: Browser, server: Server) -> None:
@@ -139,6 +175,26 @@ def test_an_answer_ends_and_is_timed_as_in_python(browser: Browser, server: Serv
     assert engine.answer(picture, QUESTION, exactly=1)["token_ids"] == one["token_ids"]  # and goes on
     engine.close()
     assert not complaints(browser)  # of the policy, or of a script
+
+
+def test_what_a_checkpoint_wants_of_generation_is_as_in_python(
+    browser: Browser, server: Server, tmp_path: Path
+) -> None:
+    """Both are greedy, whatever else it asks for; how long an answer may be, and where it ends, is as it says."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(bundles.exported("smolvlm", "fp32", True), bundle)
+    picture = tiny.picture(64, 48, seed=2)
+    plain = Student.load(bundle, backend="onnxruntime", threads=1).answer(picture, QUESTION, exactly=12).token_ids
+    generation = json.loads((bundle / "generation_config.json").read_text())
+    wanted = {"repetition_penalty": 1.8, "no_repeat_ngram_size": 1, "min_new_tokens": 30, "do_sample": True}
+    for ends in ({"max_new_tokens": 12, "eos_token_id": None}, {"max_new_tokens": 12, "eos_token_id": [plain[3], 1]}):
+        (bundle / "generation_config.json").write_text(json.dumps(generation | wanted | ends))
+        manifests.write(bundle, manifests.read(bundle))
+        engine = Engine(browser, server, bundle)
+        theirs = Student.load(bundle, backend="onnxruntime", threads=1).answer(picture, QUESTION).token_ids
+        assert theirs == (plain[: plain.index(plain[3]) + 1] if ends["eos_token_id"] else plain)
+        assert engine.answer(picture, QUESTION)["token_ids"] == theirs
+        engine.close()
 
 
 def test_pictures_are_decoded_as_pillow_does(browser: Browser, server: Server) -> None:

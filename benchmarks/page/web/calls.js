@@ -1,5 +1,5 @@
-// What the page asks its server, and what happens when the network is lost: each call is made again, further and further
-// apart, for five minutes. Nothing is counted twice by that: the server drops what it has already (see `raw`).
+// What the page asks its server, and what happens when the network is lost: each call is made again, further and
+// further apart, for five minutes. Nothing is counted twice by that: the server drops what it has already (see `raw`).
 
 const PATIENCE_MS = 5 * 60 * 1000;
 const PAUSES_MS = [500, 1000, 2000, 3000, 5000];

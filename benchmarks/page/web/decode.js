@@ -7,7 +7,8 @@
 
 import { UserError } from "./families/common.js";
 
-const AS_STORED = { colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation: "from-image" };
+// Upright is what browsers do unasked, and older ones know no word for it.
+const AS_STORED = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
 
 /** Throws a UserError for what is no picture. */
 export async function decode(blob) {

@@ -1,5 +1,5 @@
-// The page: opens the link, asks the server what there is to do, measures one student after the other, and says at every
-// moment what happens. At the end each student has a card, and the one that is still here can be tried.
+// The page: opens the link, asks the server what there is to do, measures one student after the other, and says at
+// every moment what happens. At the end each student has a card, and the one that is still here can be tried.
 
 import * as calls from "./calls.js";
 import { facts, inWords } from "./facts.js";
@@ -134,7 +134,8 @@ async function stop() {
   controller.abort();
   stopButton(false);
   states.set(job.name, "stopped");
-  screen.moment("Stopped", `What was measured of ${job.name} is kept. To go on, run the same command at the computer again.`);
+  const how = "To go on, run the same command at the computer again.";
+  screen.moment("Stopped", `What was measured of ${job.name} is kept. ${how}`);
   await calls.stop(job.id).catch(() => {}); // a job that is over just now can't be stopped any more
 }
 
@@ -188,9 +189,8 @@ async function over(title, detail) {
 }
 
 function kept(about) {
-  screen.say("kept", about
-    ? `${about.name} (${screen.size(about.bundle.bytes)}) ${store.kept.inMemory ? "is here until this page is closed" : "is kept on this device"}.`
-    : "");
+  const stays = store.kept.inMemory ? "is here until this page is closed" : "is kept on this device";
+  screen.say("kept", about ? `${about.name} (${screen.size(about.bundle.bytes)}) ${stays}.` : "");
   $("remove").hidden = !about;
 }
 
@@ -220,11 +220,11 @@ function warn() {
   const seconds = hidden.seconds();
   screen.warnings([
     seconds >= 1 && (running() || states.size) &&
-      `This page was in the background for ${screen.seconds(seconds)}. Browsers slow such pages down, so the figures may be ` +
-        "too slow: keep it in front, with the screen on.",
+      `This page was in the background for ${screen.seconds(seconds)}. Browsers slow such pages down, so the figures ` +
+        "may be too slow: keep it in front, with the screen on.",
     device && !device.secure_context &&
-      "This link is not HTTPS, so the browser gives the page one thread, no WebGPU and no live camera, checks no sha256 of " +
-        "the student's files, and keeps none of them once the page is closed.",
+      "This link is not HTTPS, so the browser gives the page one thread, no WebGPU and no live camera, checks no " +
+        "sha256 of the student's files, and keeps none of them once the page is closed.",
     device && device.secure_context && !device.isolated && "This browser gives the page one thread only.",
     device && device.secure_context && store.kept.why,
   ]);

@@ -18,8 +18,8 @@ const PROGRESS_MS = 1000;
 const MEMORY_MS = 30000; // browsers answer after their next garbage collection
 
 export class Measuring {
-  // `tell({phase, done, total, right, asked})` paints; `hidden()` says the seconds that the page was not visible so far;
-  // `webgpu`: whether there is an adapter.
+  // `tell({phase, done, total, right, asked})` paints; `hidden()` says the seconds that the page was not visible so
+  // far; `webgpu`: whether there is an adapter.
   constructor(job, { tell, hidden, webgpu, signal }) {
     Object.assign(this, { job, tell, hidden, webgpu, signal });
     this.hiddenBefore = hidden();
@@ -121,7 +121,7 @@ export class Measuring {
     const [first, second] = Object.keys(found).sort((a, b) => found[a] - found[b]);
     const backend = first ?? "wasm";
     const reason = second
-      ? `${NAMES[first]} answers in ${found[first].toFixed(0)} ms here, ${NAMES[second]} in ${found[second].toFixed(0)} ms`
+      ? `${NAMES[first]} answers in ${ms(found[first])} ms here, ${NAMES[second]} in ${ms(found[second])} ms`
       : `${why.join("; ")}: ${NAMES[backend]} is left`;
     await this.raw("choice", 0, { backend, reason });
     return backend;
@@ -208,8 +208,8 @@ export class Measuring {
     if (job.scored) await this.send(rows, 0);
   }
 
-  // Of the page and its workers together; null where the browser doesn't tell. It asks every thread, and those of a WASM
-  // pool sleep where they can't hear: with more than one there is no answer to wait for.
+  // Of the page and its workers together; null where the browser doesn't tell. It asks every thread, and those of a
+  // WASM pool sleep where they can't hear: with more than one there is no answer to wait for.
   async pageMemoryMib() {
     if (!performance.measureUserAgentSpecificMemory || this.engine.facts.threads > 1) return null;
     this.say("memory", 0, 0);
@@ -353,5 +353,7 @@ function median(values) {
   const ordered = [...values].sort((a, b) => a - b), middle = ordered.length >> 1;
   return ordered.length % 2 ? ordered[middle] : (ordered[middle - 1] + ordered[middle]) / 2;
 }
+
+const ms = (value) => value.toFixed(value < 10 ? 1 : 0);
 
 const clip = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);

@@ -42,8 +42,8 @@ export class Awake {
   }
 }
 
-// A browser without memory left for a student ends the page, and phones open it again by themselves: the same place would
-// be reached, and the same end, for ever. So the place stands in localStorage while it is worked on.
+// A browser without memory left for a student ends the page, and phones open it again by themselves: the same place
+// would be reached, and the same end, for ever. So the place stands in localStorage while it is worked on.
 const KEY = "masters-edge-place";
 const MOST = 3;
 

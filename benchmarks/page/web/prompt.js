@@ -4,7 +4,7 @@
 import { UserError, specialTokens } from "./families/common.js";
 
 export class Prompt {
-  /** `tokenizer`: transformers.js's; `settings`: the bundle's tokenizer_config.json; `template`: chat_template.jinja. */
+  /** `tokenizer`: transformers.js's; `settings`: tokenizer_config.json; `template`: chat_template.jinja. */
   constructor(tokenizer, settings, template) {
     this.tokenizer = tokenizer;
     this.special = specialTokens(settings);

@@ -1,5 +1,5 @@
-// A job's questions with their pictures: numbers in, {text, image, picture: Blob} out. Pictures are fetched ahead, so that
-// nothing comes over the network while the clock runs, and kept as far as PICTURES_BYTES go.
+// A job's questions with their pictures: numbers in, {text, image, picture: Blob} out. Pictures are fetched ahead, so
+// that nothing comes over the network while the clock runs, and kept as far as PICTURES_BYTES go.
 
 import * as calls from "./calls.js";
 

@@ -34,8 +34,8 @@ export class Engine {
     this.worker.onmessage = ({ data }) => this.hear(data);
     this.worker.onerror = (event) => {
       event.preventDefault?.();
-      this.lose(`The student's process ended (${event.message || "its script can't be loaded"}): most often this device ` +
-        "has no memory left for it. Close other pages, or measure a smaller student.");
+      this.lose(`The student's process ended (${event.message || "its script can't be loaded"}): most often this ` +
+        "device has no memory left for it. Close other pages, or measure a smaller student.");
     };
     this.worker.onmessageerror = () => this.lose("The student's process sent something that can't be read.");
     this.ticked = Date.now();
@@ -91,7 +91,7 @@ export class Engine {
     for (const call of this.waiting.values()) {
       call.awake += passed;
       if (call.awake > SILENCE_MS) {
-        this.lose("The student's process has said nothing for ten minutes; it hangs, or is too slow to be measured here.");
+        this.lose("The student's process has said nothing for ten minutes; it hangs, or is too slow to be measured.");
         return;
       }
     }

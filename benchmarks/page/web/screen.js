@@ -29,7 +29,7 @@ export function seconds(value) {
 const STEPS = {
   download: ["Download", ({ done, total }) => `Downloading ${ofBytes(done, total)}`],
   choice: ["Choice", ({ done, total }) => `Trying WebGPU and WASM, ${Math.min(done + 1, total)} of ${total}`],
-  compile: ["", ({ done, total }) => (total ? `Compiling, part ${Math.min(done + 1, total)} of ${total}` : "Compiling")],
+  compile: ["", ({ done, total }) => `Compiling${total ? `, part ${Math.min(done + 1, total)} of ${total}` : ""}`],
   start: ["Cold starts", ({ done, total }) => `Cold start ${Math.min(done + 1, total)} of ${total}`],
   "warm-up": ["Warm-up", ({ done, total }) => `Warm-up ${done} of ${total}`],
   latency: ["Speed", ({ done, total }) => `Measuring ${count(done)} of ${count(total)}`],

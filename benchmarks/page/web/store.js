@@ -43,7 +43,8 @@ export async function download(bundle, { onBytes = () => {}, signal, pieceBytes 
         const bytes = Math.min(pieceBytes, file.bytes - from);
         const key = pieceKey(bundle.sha256, file.path, from);
         if ((await read(bundle.sha256, key))?.size !== bytes) {
-          await keep(bundle.sha256, key, await fetchPiece(bundle, file, from, bytes, signal, (n) => onBytes(here + n, total)));
+          const hear = (arrived) => onBytes(here + arrived, total);
+          await keep(bundle.sha256, key, await fetchPiece(bundle, file, from, bytes, signal, hear));
         }
         throwIfStopped(signal);
         here += bytes;
@@ -165,7 +166,8 @@ async function isAsSaid(blob, file) {
 function fetchPiece(bundle, file, from, bytes, signal, onBytes) {
   return patiently(async (mine, alive) => {
     const headers = { Range: `bytes=${from}-${from + bytes - 1}` };
-    const response = await agreed(await fetch(bundle.url + inUrl(file.path), { headers, signal: mine, cache: "no-store" }));
+    const asked = { headers, signal: mine, cache: "no-store" };
+    const response = await agreed(await fetch(bundle.url + inUrl(file.path), asked));
     const parts = [];
     let here = 0;
     const reader = response.body.getReader();
@@ -217,7 +219,8 @@ async function keep(sha256, key, blob) {
       kept.inMemory = true;
       kept.why = error.name === "QuotaExceededError"
         ? "This device's storage for pages is full, so the student stays only until this page is closed."
-        : `The browser keeps nothing here (${error.message || error.name}): the student stays until this page is closed.`;
+        : `The browser keeps nothing here (${error.message || error.name}), so the student stays only until this page ` +
+          "is closed.";
     }
   }
   memory.set(key, blob);

@@ -2,9 +2,9 @@
 // and a question become the same numbers as in the Python runtime.
 //
 // Greedy decoding, one question at a time. Times are those of masters_edge/runtime/student.py's `Answer`, in
-// milliseconds: preprocessing takes the picture and the prompt, `ttft_ms` runs from the question being asked to its first
-// token being known, prefill is what of it neither preprocessing nor the vision graph took. Decoding the picture's file
-// is not timed.
+// milliseconds: preprocessing takes the picture and the prompt, `ttft_ms` runs from the question being asked to its
+// first token being known, prefill is what of it neither preprocessing nor the vision graph took. Decoding the
+// picture's file is not timed.
 
 import { crc32 } from "./crc32.js";
 import { UserError } from "./families/common.js";
@@ -13,6 +13,9 @@ import { Prompt } from "./prompt.js";
 
 const MAX_NEW_TOKENS = 128; // where the student's generation settings don't say
 const SETTINGS = ["config", "preprocessor_config", "processor_config", "tokenizer_config", "generation_config"];
+// Where a graphics processor works in smaller groups, onnxruntime's attention over a prompt of more than 32 tokens is
+// wrong (seen with SwiftShader, whose groups are of 4).
+const LEAST_SUBGROUP = 8;
 // What a checkpoint's generation settings may ask of transformers.js and the Python runtime doesn't do.
 const PLAIN_GREEDY = {
   do_sample: false,
@@ -82,9 +85,19 @@ async function needBackend(backend) {
   if (!["wasm", "webgpu"].includes(backend)) {
     throw new UserError(`there is no backend ${backend} in a browser; it has wasm and webgpu`);
   }
-  if (backend === "webgpu" && !(await navigator.gpu?.requestAdapter())) {
-    throw new UserError("this browser has no WebGPU, or no graphics processor for it; use wasm");
-  }
+  if (backend !== "webgpu") return;
+  const adapter = await navigator.gpu?.requestAdapter();
+  if (!adapter) throw new UserError("this browser has no WebGPU, or no graphics processor for it; use wasm");
+  if ((adapter.info.subgroupMinSize ?? 0) < LEAST_SUBGROUP) withoutSubgroups(Object.getPrototypeOf(adapter));
+}
+
+/** Devices asked for from now on have no subgroups; onnxruntime takes its other kernels there. */
+function withoutSubgroups(adapters) {
+  const { requestDevice } = adapters;
+  adapters.requestDevice = function (wanted = {}) {
+    const requiredFeatures = [...(wanted.requiredFeatures ?? [])].filter((name) => !name.startsWith("subgroup"));
+    return requestDevice.call(this, { ...wanted, requiredFeatures });
+  };
 }
 
 /** Tell the library where its files are and that there is nothing else in the world; how many threads it will use. */
@@ -198,7 +211,8 @@ class Student {
   async generate(seen, ids, options) {
     if (this.failed) throw this.failed;
     const { Tensor } = this.library;
-    const inputs = Object.entries(seen.inputs).map(([name, { type, data, dims }]) => [name, new Tensor(type, data, dims)]);
+    const tensor = ({ type, data, dims }) => new Tensor(type, data, dims);
+    const inputs = Object.entries(seen.inputs).map(([name, input]) => [name, tensor(input)]);
     const dims = [1, ids.length];
     try {
       await this.model.generate({

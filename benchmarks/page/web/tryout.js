@@ -93,7 +93,8 @@ function take(files) {
 
 async function openCamera() {
   problem("");
-  // Browsers give the camera's stream to pages over https or on this machine alone; elsewhere a phone's camera app helps.
+  // Browsers give the camera's stream to pages over HTTPS or on this machine alone; elsewhere a phone's camera app
+  // helps.
   if (!window.isSecureContext || !navigator.mediaDevices) {
     $("shot").click();
     return;

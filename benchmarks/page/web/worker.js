@@ -20,7 +20,8 @@ const CALLS = {
   async load({ bundle, backend, threads, urls }) {
     if (student !== null) throw new UserError("this worker has a student already; start another one");
     const onCompile = (done, total) => self.postMessage({ event: "compile", done, total });
-    student = await loadStudent({ bundle, backend, threads, urls, onCompile, open: (path) => open(bundle.sha256, path) });
+    const opener = (path) => open(bundle.sha256, path);
+    student = await loadStudent({ bundle, backend, threads, urls, onCompile, open: opener });
     const { versions, context, family } = student;
     return { backend, threads: student.threads, versions, context, image_token_id: family.imageTokenId };
   },
@@ -50,7 +51,8 @@ async function reply({ id, call, ...given }) {
     self.postMessage({ id, result: await CALLS[call](given) });
   } catch (error) {
     const said = error instanceof UserError || ["Refusal", "OutOfReach"].includes(error?.name);
-    self.postMessage({ id, error: said ? error.message : `the page failed (${error?.message ?? error}); load it again` });
+    const message = error?.message ?? String(error);
+    self.postMessage({ id, error: said ? message : `the page failed (${message}); load it again` });
   }
 }
 

@@ -12,7 +12,7 @@ export class UserError extends Error {}
 
 const { fround } = Math;
 
-/** RGB bytes, row by row, to float32 [3, height, width] at `offset` of `target`, whose rows are `stride` values apart. */
+/** RGB bytes, row by row, to float32 [3, height, width] at `offset` of `target`; its rows are `stride` values apart. */
 export function normalise(frame, settings, target, offset = 0, stride = frame.width, plane = frame.height * stride) {
   const { width, height, data } = frame;
   for (let channel = 0; channel < 3; channel++) {

@@ -1,5 +1,6 @@
-// InternVL3 and InternVL3.5: a picture cut into square tiles with a thumbnail. As masters_edge/runtime/families/internvl.py.
-// transformers.js takes such a bundle for a LLaVA; that one's own preprocessing makes one tile, this one all of them.
+// InternVL3 and InternVL3.5: a picture cut into square tiles with a thumbnail, as in
+// masters_edge/runtime/families/internvl.py. transformers.js takes such a bundle for a LLaVA; that one's own
+// preprocessing makes one tile, this one all of them.
 
 import { BICUBIC, crop, resize } from "../resize.js";
 import { float32, normalise, specialTokens } from "./common.js";
