@@ -219,8 +219,8 @@ async function keep(sha256, key, blob) {
       kept.inMemory = true;
       kept.why = error.name === "QuotaExceededError"
         ? "This device's storage for pages is full, so the student stays only until this page is closed."
-        : `The browser keeps nothing here (${error.message || error.name}), so the student stays only until this page ` +
-          "is closed.";
+        : `The browser keeps nothing here (${error.message || error.name}), so the student stays only until this ` +
+          "page is closed.";
     }
   }
   memory.set(key, blob);
