@@ -140,7 +140,7 @@ class _Api:
             while True:
                 changed.clear()
                 found = await run_in_threadpool(self._desk.state)
-                if found["n"] != after or loop.time() >= until:
+                if found["n"] != after or self._desk.closed or loop.time() >= until:
                     break
                 try:
                     await asyncio.wait_for(changed.wait(), until - loop.time())

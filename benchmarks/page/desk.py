@@ -51,6 +51,7 @@ class Desk:
         self._stopped = False
         self._heard_at = time.monotonic()
         self._farewell = False
+        self.closed = False  # nobody waits for a change any more
         self._wrong = 0
 
     # The host's side
@@ -119,6 +120,12 @@ class Desk:
             there = self._cookie is not None and self.silent_s < SILENT_S
             while there and not self._farewell and time.monotonic() < until:
                 self._changed.wait(LOOK_S)
+
+    def close(self) -> None:
+        """Let go of whoever waits for a change: the server ends."""
+        with self._changed:
+            self.closed = True
+            self._say(self._phase)
 
     @property
     def silent_s(self) -> float:

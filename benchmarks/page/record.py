@@ -24,6 +24,8 @@ NOT_TOLD = (
     "temperature and clock: a browser doesn't tell them",
 )
 ONE_THREAD = "one thread: the page was not cross-origin isolated, which takes HTTPS or localhost"
+UNTOLD = "this browser doesn't tell it"
+THREADS_SLEEP = "browsers don't tell it while WASM has several threads"
 NO_HTTPS = "camera: by the file picker alone, since the page came over plain HTTP"
 
 
@@ -200,7 +202,8 @@ class Record:
         if browser is not None and not browser.secure_context:
             unmeasured.append(NO_HTTPS)
         if value.page_memory_mib is None:
-            unmeasured.append("the page's memory: this browser doesn't tell it")
+            several = self.handout.asked["threads"] > 1
+            unmeasured.append(f"the page's memory: {THREADS_SLEEP if several else UNTOLD}")
         (self.raw / jobs.ANSWERS).unlink(missing_ok=True)  # of a try that was ended before its figures were written
         self._answers, self._right = 0, 0.0
         jobs.write_json(

@@ -74,6 +74,7 @@ def serving(
         try:
             yield desk, link
         finally:
+            desk.close()
             server.should_exit = True
             thread.join(10)
 

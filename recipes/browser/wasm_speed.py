@@ -2,12 +2,12 @@
 
     python recipes/browser/wasm_speed.py --folder runs/browser --out runs/browser/figures.json
 
-Measures the demo's students (`make demo` first) and one of SmolVLM-256M's shape with random weights, which is made in
-`--folder`, by `bench`: with `--device browser` in headless Chromium, and with `--device local --backend onnxruntime`;
-with one thread and with all. The questions are made up, one picture of 256 x 256 pixels each, and every answer has 16
-tokens. In a round each bundle, device and number of threads comes once; which device goes first alternates. A cell is
-the median over the rounds of each round's median; a ratio is taken within each round. Prints the tables of
-docs/results/browser.md, in about 10 minutes. Needs chromium and chromium-driver.
+Measures the demo's students (`make demo` first) and one of SmolVLM-256M's shape with random weights, for both ONNX
+targets, which is made in `--folder`, by `bench`: with `--device browser` in headless Chromium, and with `--device local
+--backend onnxruntime`; with one thread and with all. The questions are made up, one picture of 256 x 256 pixels each,
+and every answer has 16 tokens. In a round each bundle, device and number of threads comes once; which device goes first
+alternates. A cell is the median over the rounds of each round's median; a ratio is taken within each round. Prints the
+tables of docs/results/browser.md, in about 15 minutes. Needs chromium and chromium-driver.
 """
 
 import argparse
@@ -30,14 +30,14 @@ if __name__ == "__main__":  # neither `recipes/` nor `tests/` is installed
     sys.path[:0] = [str(ROOT), str(ROOT / "recipes" / "export")]
 
 DEMO = {"demo, int4": "onnx-int4", "demo, fp32": "onnx-fp32"}
-SHAPE = "SmolVLM-256M's shape, int4"
+SHAPES = {"SmolVLM-256M's shape, int4": "onnx", "the same, onnx_portable": "onnx_portable"}
 STAGES = ("vision_ms", "prefill_ms", "ttft_ms", "decode_tokens_per_s", "total_ms", "cold_start_ms")
 LONG_S = 120.0  # for Chromium to leave
 
 
-def shaped(folder: Path) -> Path:
-    """The bundle of SmolVLM-256M's shape, made where it isn't there yet."""
-    bundle, student = folder / "shape-int4", folder / "student"
+def shaped(folder: Path, target: str) -> Path:
+    """A bundle of SmolVLM-256M's shape, made where it isn't there yet."""
+    bundle, student = folder / f"shape-int4-{target}", folder / "student"
     if not (bundle / "manifest.json").exists():
         import numpy as np
         from PIL import Image
@@ -48,7 +48,7 @@ def shaped(folder: Path) -> Path:
         if not (student / "config.json").exists():
             build(student)
         picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (512, 512, 3), np.uint8))
-        export_student(student, target="onnx", scheme="int4", out=bundle, samples=[(picture, "what is in this image?")])
+        export_student(student, target=target, scheme="int4", out=bundle, samples=[(picture, "what is in this image?")])
     return bundle
 
 
@@ -183,7 +183,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", type=Path, default=ROOT / "runs" / "demo" / "bundles", help="the demo's bundles")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "browser", help="what is made, and kept")
-    parser.add_argument("--shape", type=Path, help="a bundle of SmolVLM-256M's shape that is there already")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=4, help="of the demo's students")
     parser.add_argument("--answers", type=int, default=30, help="in each round, after a warm-up")
@@ -192,10 +191,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     args = parser.parse_args()
     started = time.monotonic()
-    shape = args.shape or (shaped(args.folder) if args.shape_rounds else None)
+    shapes = {name: shaped(args.folder, target) for name, target in SHAPES.items()} if args.shape_rounds else {}
     rows = rounds({name: args.demo / folder for name, folder in DEMO.items()}, args.rounds, args.threads, args.answers)
-    if shape is not None:
-        rows += rounds({SHAPE: shape}, args.shape_rounds, args.threads, args.shape_answers)
+    if shapes:
+        rows += rounds(shapes, args.shape_rounds, args.threads, args.shape_answers)
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

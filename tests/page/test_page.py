@@ -84,7 +84,7 @@ def test_fifty_official_questions(screen: str, student: Student, tmp_path: Path)
         card = browser["cards"].text
         assert "50 of 50" in card, card
         assert "inputs equal for 50" in card and "of 50 questions" in card
-        assert "wasm" in card and "1 thread" in card and re.search(r"[\d.]+ tokens/s", card)
+        assert "Web, WASM" in card and "1 thread" in card and re.search(r"[\d.]+ tokens/s", card)
         assert not foreign(browser.requests(), run) and not complaints(browser)
 
         found = run.measurement()

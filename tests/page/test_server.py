@@ -3,6 +3,7 @@
 import _thread
 import json
 import shutil
+import signal
 import threading
 import time
 from pathlib import Path
@@ -269,6 +270,14 @@ def test_a_page_that_stays_away_is_said_and_then_given_up(out: Path, monkeypatch
 
 @pytest.mark.parametrize("when", ["waiting", "measuring"])
 def test_ctrl_c_ends_it_and_the_page_hears_so(out: Path, when: str) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
+    try:
+        _interrupted(out, when)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupted(out: Path, when: str) -> None:
     heard: list[dict[str, Any]] = []
     notes: list[str] = []
 

@@ -102,9 +102,21 @@ export async function patiently(attempt, { signal, patience = PATIENCE_MS } = {}
   }
 }
 
+// Whether the server can't be reached right now.
+export async function outOfReach(signal) {
+  try {
+    await state(-1, { signal, patience: 0 });
+    return false;
+  } catch (error) {
+    if (error instanceof OutOfReach) return true;
+    throw error;
+  }
+}
+
 function networkFailed(error) {
   if (error instanceof Refusal) return [502, 503, 504].includes(error.status);
-  return error.name === "TypeError" || error.name === "AbortError" || error.name === "NetworkError";
+  // NotReadableError: what was downloaded was lost again before it could be kept.
+  return ["TypeError", "AbortError", "NetworkError", "NotReadableError"].includes(error.name);
 }
 
 // The response where the server agrees; its refusal as an error where it doesn't.

@@ -142,11 +142,29 @@ export class Measuring {
   }
 
   async open(backend) {
-    this.close();
-    const onCompile = (done, total) => this.say("compile", done, total);
-    const engine = new Engine({ onCompile });
-    this.engine = engine;
-    await engine.load(this.job.bundle, backend, this.job.threads);
+    await this.start(backend, (done, total) => this.say("compile", done, total));
+  }
+
+  // A worker of its own with the student in it, and its first answer where a question is given; the ms from its making
+  // on. A worker fetches its scripts: where the network was lost meanwhile, another one is made when it is back.
+  start(backend, onCompile, first = null) {
+    const { bundle, threads, exactly } = this.job;
+    let again = 1; // the network may be back before it is looked for
+    return calls.patiently(async () => {
+      this.close();
+      const began = performance.now();
+      this.engine = new Engine({ onCompile });
+      try {
+        await this.engine.load(bundle, backend, threads);
+        if (first) await this.engine.answer(first.picture, first.text, { exactly });
+      } catch (error) {
+        calls.throwIfStopped(this.signal);
+        const scriptless = error.name === "WorkerLost" && !error.begun && again-- > 0;
+        if (scriptless || (await calls.outOfReach(this.signal))) throw new TypeError("the network was lost");
+        throw error;
+      }
+      return performance.now() - began;
+    }, { signal: this.signal });
   }
 
   close() {
@@ -157,16 +175,12 @@ export class Measuring {
   // Each in a worker of its own, from its making to the end of its first answer; the last one stays.
   async coldStarts(backend) {
     const { job } = this;
-    const { text, picture } = await this.questions.get(0);
+    const first = await this.questions.get(0);
     let done = job.done.cold;
     do {
       this.say("start", Math.min(done, job.cold_starts - 1), job.cold_starts);
-      this.close();
-      const began = performance.now();
-      this.engine = new Engine({ onCompile: (n, of) => this.tell({ phase: "compile", done: n, total: of }) });
-      await this.engine.load(job.bundle, backend, job.threads);
-      await this.engine.answer(picture, text, { exactly: job.exactly });
-      const cold_start_ms = performance.now() - began;
+      const onCompile = (n, of) => this.tell({ phase: "compile", done: n, total: of });
+      const cold_start_ms = await this.start(backend, onCompile, first);
       calls.throwIfStopped(this.signal);
       if (done < job.cold_starts) await this.raw("cold", done, { cold_start_ms });
       done += 1;

@@ -15,11 +15,12 @@ export function urlsOf(backend) {
   };
 }
 
-// The worker ended or fell silent: nothing more comes from it.
+// The worker ended or fell silent: nothing more comes from it. `begun`: whether it had said anything before.
 export class WorkerLost extends Error {
-  constructor(message) {
+  constructor(message, begun) {
     super(message);
     this.name = "WorkerLost";
+    this.begun = begun;
   }
 }
 
@@ -30,6 +31,7 @@ export class Engine {
     this.waiting = new Map(); // id -> {resolve, reject, awake: ms that the page was running since the last sign}
     this.next = 1;
     this.facts = null; // what `load` says
+    this.begun = false;
     this.worker = new Worker(new URL("worker.js", import.meta.url), { type: "module", name: "student" });
     this.worker.onmessage = ({ data }) => this.hear(data);
     this.worker.onerror = (event) => {
@@ -59,7 +61,7 @@ export class Engine {
   call(name, args) {
     return new Promise((resolve, reject) => {
       if (!this.worker) {
-        reject(new WorkerLost("The student's process has ended."));
+        reject(new WorkerLost("The student's process has ended.", this.begun));
         return;
       }
       const id = this.next++;
@@ -73,6 +75,7 @@ export class Engine {
   }
 
   hear(data) {
+    this.begun = true;
     if (data.id === undefined) {
       for (const call of this.waiting.values()) call.awake = 0;
       if (data.event === "compile") this.onCompile(data.done, data.total);
@@ -101,7 +104,7 @@ export class Engine {
     clearInterval(this.timer);
     this.worker?.terminate();
     this.worker = null;
-    for (const { reject } of this.waiting.values()) reject(new WorkerLost(sentence));
+    for (const { reject } of this.waiting.values()) reject(new WorkerLost(sentence, this.begun));
     this.waiting.clear();
   }
 }

@@ -3,6 +3,7 @@
 export const $ = (id) => document.getElementById(id);
 
 const QUIET_MS = 5000; // between two quarters read out
+const RUNTIMES = { wasm: "ONNX Runtime Web, WASM", webgpu: "ONNX Runtime Web, WebGPU" };
 
 const count = (value) => Math.round(value).toLocaleString("en");
 const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
@@ -181,7 +182,7 @@ function card(found) {
     ["as in Python", same && `${same.equal} of ${same.asked}`,
       same && `answers equal to the Python runtime's; inputs equal for ${same.inputs_equal}`],
     ["size", size(found.size_bytes)],
-    ["runs on", found.runtime, plural(found.threads, "thread")],
+    ["runs on", RUNTIMES[found.runtime] ?? found.runtime, plural(found.threads, "thread")],
     ["in the background", found.hidden_s >= 1 && seconds(found.hidden_s),
       "not visible for so long while it was measured: its figures may be too slow"],
   ];

@@ -10,7 +10,11 @@ import { crc32 } from "./crc32.js";
 import { UserError } from "./families/common.js";
 import { openFamily } from "./families/index.js";
 import { Prompt } from "./prompt.js";
+import { runtimeBinary } from "./store.js";
 
+// WASM has no kernels for weights of 4 or 8 bits: it would unpack them at every token. Where they stand in a graph as
+// DequantizeLinear (`onnx_portable`), they are unpacked once instead, when the graph is loaded. MatMulNBits can't be.
+const SESSIONS = { wasm: { extra: { session: { disable_quant_qdq: "1" } } }, webgpu: {} };
 const MAX_NEW_TOKENS = 128; // where the student's generation settings don't say
 const SETTINGS = ["config", "preprocessor_config", "processor_config", "tokenizer_config", "generation_config"];
 // Where a graphics processor works in smaller groups, onnxruntime's attention over a prompt of more than 32 tokens is
@@ -65,7 +69,7 @@ export async function loadStudent({ bundle, backend, threads, urls, open, onComp
     }
   };
   const name = bundle.sha256; // what transformers.js remembers of files is filed under it
-  const device = { device: backend };
+  const device = { device: backend, session_options: SESSIONS[backend] };
   const loaded = Promise.all([
     library.AutoTokenizer.from_pretrained(name),
     library.AutoModelForImageTextToText.from_pretrained(name, device),
@@ -111,6 +115,7 @@ async function prepare({ env }, { backend, threads, urls }) {
   const build = backend === "webgpu" ? "ort-wasm-simd-threaded.asyncify" : "ort-wasm-simd-threaded";
   const find = (file) => new URL(urls.wasm.find((url) => url.endsWith(`/${file}`)), self.location.href).href;
   wasm.wasmPaths = { mjs: find(`${build}.mjs`), wasm: find(`${build}.wasm`) };
+  wasm.wasmBinary = (await runtimeBinary(wasm.wasmPaths.wasm)) ?? undefined; // where the browser wouldn't keep it
   const used = self.crossOriginIsolated ? Math.max(1, threads ?? navigator.hardwareConcurrency ?? 1) : 1;
   wasm.numThreads = used;
   return used;
