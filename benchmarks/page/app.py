@@ -25,12 +25,14 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+import masters_edge.serve
 from masters_edge.benchmarks.page import assets, messages
 from masters_edge.benchmarks.page.desk import Desk
 from masters_edge.benchmarks.page.gate import Gate, Refused, body
 from masters_edge.errors import UserError
 
 WEB = Path(__file__).resolve().parent / "web"
+PICTURE = Path(masters_edge.serve.__file__).resolve().parent / "picture.js"  # one chooser for both pages
 POLL_S = 10.0
 WRONG_TOKEN_S = 1.0  # that a wrong token waits for its answer
 _FOR_EVER = {"cache-control": "public, max-age=31536000, immutable"}
@@ -86,6 +88,7 @@ class _Files:
 
     def __init__(self) -> None:
         found = {path.relative_to(WEB).as_posix(): path for path in sorted(WEB.rglob("*")) if path.suffix in _KINDS}
+        found |= {PICTURE.name: PICTURE}
         self._web = {name: path.read_bytes() for name, path in found.items() if path.is_file()}
         digest = hashlib.sha256()
         for name, content in self._web.items():

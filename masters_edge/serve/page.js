@@ -1,15 +1,19 @@
-
-"use strict";
 // Everything a server or a person says is set through textContent; nothing here makes HTML of text.
 const $ = (id) => document.getElementById(id);
 const MOST_BYTES = 23e6; // of a picture: the server reads bodies of 32 MiB, base64 makes 4 of 3 bytes
-let model = null, key = "", picture = null, pictureUrl = "", asking = null, camera = null;
+let model = null, key = "", asking = null;
+const picture = new Picture({ problem, refuse: tooLarge }); // of picture.js, which stands before this script
 
 const headers = (more) => (key ? { ...more, Authorization: `Bearer ${key}` } : more);
 
 function problem(text) {
   $("problem").textContent = text;
   $("problem").hidden = !text;
+}
+
+function tooLarge(blob, name) {
+  if (blob.size <= MOST_BYTES) return "";
+  return `${name} has ${size(blob.size)}; the server reads pictures of up to ${size(MOST_BYTES)}.`;
 }
 
 async function refusal(response) {
@@ -48,87 +52,6 @@ async function load() {
   document.title = `Ask ${model.id} – masters-edge`;
   $("facts").textContent = `${facts.model_type} as ${facts.target}, ${facts.scheme}, ${size(facts.bytes)}; ` +
     `runs on ${facts.backend}, ${facts.threads} ${facts.threads === 1 ? "thread" : "threads"}`;
-}
-
-function show(blob, name) {
-  problem("");
-  if (blob.size > MOST_BYTES) {
-    problem(`${name} has ${size(blob.size)}; the server reads pictures of up to ${size(MOST_BYTES)}.`);
-    return;
-  }
-  if (pictureUrl) URL.revokeObjectURL(pictureUrl);
-  picture = blob;
-  pictureUrl = URL.createObjectURL(blob);
-  const preview = $("preview");
-  preview.onload = () => {
-    $("picture-facts").textContent = `${name}, ${preview.naturalWidth} × ${preview.naturalHeight}`;
-  };
-  preview.onerror = () => {
-    picture = null;
-    preview.hidden = true;
-    $("empty").hidden = false;
-    $("picture-facts").textContent = "";
-    problem(`${name} is no picture that can be read here; choose a PNG, JPEG or WebP.`);
-  };
-  preview.alt = `The picture to ask about: ${name}`;
-  preview.src = pictureUrl;
-  preview.hidden = false;
-  $("empty").hidden = true;
-}
-
-function take(files) {
-  const file = [...(files || [])].find((one) => one.type.startsWith("image/"));
-  if (file) {
-    closeCamera();
-    show(file, file.name || "picture");
-    $("question").focus({ preventScroll: true });
-  } else if (files && files.length) {
-    problem("That is no picture; choose a PNG, JPEG or WebP.");
-  }
-}
-
-async function openCamera() {
-  problem("");
-  // Browsers give the camera's stream to pages over https or on this machine alone; elsewhere a phone's camera app helps.
-  if (!window.isSecureContext || !navigator.mediaDevices) {
-    $("shot").click();
-    return;
-  }
-  try {
-    camera = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
-  } catch (error) {
-    problem(`The camera can't be used (${error.message || error.name}); choose a picture instead.`);
-    return;
-  }
-  $("video").srcObject = camera;
-  $("video").hidden = $("take").hidden = $("close-camera").hidden = false;
-  $("preview").hidden = $("empty").hidden = $("camera").hidden = true;
-  await $("video").play();
-  $("take").focus();
-}
-
-function closeCamera() {
-  if (!camera) return;
-  for (const track of camera.getTracks()) track.stop();
-  camera = null;
-  $("video").srcObject = null;
-  $("video").hidden = $("take").hidden = $("close-camera").hidden = true;
-  $("camera").hidden = false;
-  $("preview").hidden = !picture;
-  $("empty").hidden = Boolean(picture);
-}
-
-function photograph() {
-  const video = $("video"), canvas = document.createElement("canvas");
-  if (!video.videoWidth) return;
-  canvas.width = video.videoWidth;
-  canvas.height = video.videoHeight;
-  canvas.getContext("2d").drawImage(video, 0, 0);
-  canvas.toBlob((blob) => {
-    closeCamera();
-    show(blob, "photo");
-    $("question").focus();
-  }, "image/png");
 }
 
 function dataUrl(blob) {
@@ -186,7 +109,7 @@ async function ask() {
   problem("");
   const question = $("question").value.trim();
   if (!model) return problem($("key-form").hidden ? "The server does not answer; reload this page." : "Type the key first.");
-  if (!picture) return problem("Choose a picture first.");
+  if (!picture.blob) return problem("Choose a picture first.");
   if (!question) {
     problem("Type a question first.");
     return $("question").focus();
@@ -198,7 +121,7 @@ async function ask() {
   busy(true);
   try {
     const content = [
-      { type: "image_url", image_url: { url: await dataUrl(picture) } },
+      { type: "image_url", image_url: { url: await dataUrl(picture.blob) } },
       { type: "text", text: question },
     ];
     const response = await fetch("v1/chat/completions", {
@@ -230,19 +153,12 @@ async function ask() {
 
 $("form").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
 $("stop").addEventListener("click", () => { asking?.abort(); $("question").focus(); });
-$("choose").addEventListener("click", () => $("file").click());
-$("camera").addEventListener("click", openCamera);
-$("take").addEventListener("click", photograph);
-$("close-camera").addEventListener("click", () => { closeCamera(); $("camera").focus(); });
-for (const id of ["file", "shot"]) {
-  $(id).addEventListener("change", () => { take($(id).files); $(id).value = ""; });
-}
 $("question").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); ask(); }
 });
 $("key-form").addEventListener("submit", (event) => { event.preventDefault(); key = $("key").value.trim(); load(); });
 document.addEventListener("paste", (event) => {
-  if (event.clipboardData?.files.length) { event.preventDefault(); take(event.clipboardData.files); }
+  if (event.clipboardData?.files.length) { event.preventDefault(); picture.take(event.clipboardData.files); }
 });
 for (const kind of ["dragenter", "dragover"]) {
   document.addEventListener(kind, (event) => { event.preventDefault(); $("frame").classList.add("over"); });
@@ -250,5 +166,5 @@ for (const kind of ["dragenter", "dragover"]) {
 for (const kind of ["dragleave", "drop"]) {
   document.addEventListener(kind, (event) => { event.preventDefault(); $("frame").classList.remove("over"); });
 }
-document.addEventListener("drop", (event) => take(event.dataTransfer.files));
+document.addEventListener("drop", (event) => picture.take(event.dataTransfer.files));
 load();

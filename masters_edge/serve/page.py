@@ -1,6 +1,6 @@
 """The page to try a student with: one HTML document with its style and script inside, and a policy that allows no more.
 
-`page.html` has a place for `page.css` and one for `page.js`; both are allowed by their hash alone.
+`page.html` has a place for `page.css` and one for `picture.js` and `page.js`; both are allowed by their hash alone.
 """
 
 import base64
@@ -17,14 +17,17 @@ class Page:
     """The document, put together once."""
 
     def __init__(self) -> None:
-        parts = {name: (_FOLDER / f"page.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
-        self._html = parts["html"].replace("/*page.css*/", parts["css"]).replace("/*page.js*/", parts["js"])
+        html, css, *scripts = (
+            (_FOLDER / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "picture.js", "page.js")
+        )
+        script = "\n".join(scripts)
+        self._html = html.replace("/*page.css*/", css).replace("/*script*/", script)
         self._headers = {
             "Content-Security-Policy": "; ".join(
                 (
                     "default-src 'none'",
-                    f"script-src {_hash(parts['js'])}",
-                    f"style-src {_hash(parts['css'])}",
+                    f"script-src {_hash(script)}",
+                    f"style-src {_hash(css)}",
                     "connect-src 'self'",
                     "img-src blob: data:",
                     "media-src blob:",

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from masters_edge import bundle as manifests
 from masters_edge.export import export_student
 from tests import tiny
 
@@ -27,6 +28,20 @@ def student(family: str, splitting: bool = False) -> Path:
 def exported(family: str, scheme: str, splitting: bool = False, target: str = "onnx") -> Path:
     """A bundle of `student(family, splitting)`, by default for ONNX."""
     return _exported(family, scheme, splitting, target)
+
+
+def exact(bundle: Path, folder: Path) -> Path:
+    """A copy of an ONNX bundle that multiplies in float32 everywhere, as in the parity gate."""
+    import onnx
+
+    shutil.copytree(bundle, folder)
+    for file in (folder / "onnx").glob("*.onnx"):
+        model = onnx.load(file)
+        for level in (a for node in model.graph.node for a in node.attribute if a.name == "accuracy_level"):
+            level.i = 1
+        onnx.save(model, file)
+    manifests.write(folder, manifests.read(folder))
+    return folder
 
 
 def progress(folder: Path) -> list[float]:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
 from masters_edge.errors import UserError
@@ -156,19 +155,8 @@ def test_int4_answers_equal_ours_and_pytorch(case: Case, tmp_path: Path) -> None
     pictures = [tiny.picture(*size, seed=index) for index, size in enumerate(case.sizes)]
     shipped = [ours.answer(picture, QUESTION, max_new_tokens=TOKENS).token_ids for picture in pictures]
     assert [answer["token_ids"] for answer in in_node(bundle, requests)] == shipped
-    exact = in_node(_exact(bundle, tmp_path / "exact"), requests)
+    exact = in_node(bundles.exact(bundle, tmp_path / "exact"), requests)
     assert [answer["token_ids"] for answer in exact] == [reference.answer for reference in expected]
-
-
-def _exact(bundle: Path, folder: Path) -> Path:
-    """A copy of the bundle that multiplies in float32."""
-    shutil.copytree(bundle, folder)
-    for file in (folder / "onnx").glob("*.onnx"):
-        model = onnx.load(file)
-        for level in (a for node in model.graph.node for a in node.attribute if a.name == "accuracy_level"):
-            level.i = 1
-        onnx.save(model, file)
-    return folder
 
 
 def test_internvl_calls_itself_llava(tmp_path: Path) -> None:

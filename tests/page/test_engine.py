@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-import onnx
 import pytest
 from PIL import Image
 
@@ -108,7 +107,7 @@ def test_quantized_answers_are_those_of_exact_arithmetic(
     """WASM has no integer kernels for MatMulNBits: as shipped it multiplies in float32, as the parity gate does."""
     bundle = bundles.exported(case.family, scheme, case.splitting)
     engine = Engine(browser, server, bundle)
-    compare(engine, Student.load(exact(bundle, tmp_path / "exact"), backend="onnxruntime", threads=1))
+    compare(engine, Student.load(bundles.exact(bundle, tmp_path / "exact"), backend="onnxruntime", threads=1))
     engine.close()
 
 
@@ -120,18 +119,6 @@ def test_portable_weights_answer_as_exact_arithmetic_does(browser: Browser, serv
     engine = Engine(browser, server, bundle)
     compare(engine, Student(bundle, graphs, "onnx_portable", "onnxruntime", threads=1, exact=True))
     engine.close()
-
-
-def exact(bundle: Path, folder: Path) -> Path:
-    """A copy of the bundle that multiplies in float32 everywhere."""
-    shutil.copytree(bundle, folder)
-    for file in (folder / "onnx").glob("*.onnx"):
-        model = onnx.load(file)
-        for level in (a for node in model.graph.node for a in node.attribute if a.name == "accuracy_level"):
-            level.i = 1
-        onnx.save(model, file)
-    manifests.write(folder, manifests.read(folder))
-    return folder
 
 
 @pytest.mark.slow
