@@ -79,8 +79,8 @@ def _browser() -> str:
         return "install the extra first: pip install 'masters-edge[browser]'"
     if not assets.ready():
         return assets.missing()
-    versions = ", ".join(f"{package.rpartition('/')[2]} {version}" for package, version in assets.versions().items())
-    return f"phones, tablets and laptops, with {versions}"
+    library, runtime = (assets.versions()[name] for name in ("@huggingface/transformers", "onnxruntime-web"))
+    return f"phones, tablets and laptops, with transformers.js {library} on onnxruntime-web {runtime}"
 
 
 def _gpu() -> str:

@@ -7,7 +7,6 @@ from typing import Any
 from tests.benchmarks import fakes
 
 COLD_STARTS = 1
-CHOOSES = False
 
 
 class BoardFake(fakes.Fake):

@@ -24,8 +24,9 @@ pytest.importorskip("executorch")
 from masters_edge.export.targets import executorch as target
 
 
-def exported() -> Path:
-    return bundles.exported("internvl3", "int8-a8", target="executorch")
+def exported(scheme: str = "fp32") -> Path:
+    """XNNPACK takes two minutes to lower integers: what asks for them is slow."""
+    return bundles.exported("internvl3", scheme, target="executorch")
 
 
 def record(bits: int, group: int, columns: int = 64) -> QuantizedTensor:
@@ -36,12 +37,15 @@ def record(bits: int, group: int, columns: int = 64) -> QuantizedTensor:
     return QuantizedTensor("w", integers, scales, np.zeros(scales.shape, np.int8), bits, group)
 
 
+@pytest.mark.slow
 def test_integers_in_the_files_are_torchaos_bit_for_bit() -> None:
     model = load(bundles.student("internvl3")).model
     config = IntxWeightOnlyConfig(torch.int8, PerAxis(0), scale_dtype=torch.float16)
     quantize_(model, config, filter_fn=lambda module, name: isinstance(module, nn.Linear))
     expected = {f"{n}.weight": m.weight for n, m in model.named_modules() if hasattr(getattr(m, "weight", 0), "qdata")}
-    found = {name: rest for name, *rest in target.integers(exported(), bundle.read(exported()).graphs)}
+    found = {
+        name: rest for name, *rest in target.integers(exported("int8-a8"), bundle.read(exported("int8-a8")).graphs)
+    }
     assert set(found) == set(expected)
     for name, (integers, scales) in found.items():
         assert np.array_equal(integers, expected[name].qdata.numpy())
@@ -56,8 +60,9 @@ def test_packed_by_hand() -> None:
     assert target._floats(scales.view(torch.int16).numpy().tobytes(), "bfloat16", 1).tolist() == [[1.5, -2.0]]
 
 
+@pytest.mark.slow
 def test_methods_share_weights() -> None:
-    folder = exported()
+    folder = exported("int8-a8")
     manifest = bundle.check(folder)
     assert manifest.parity.exact.parts["decoder"].max_relative_error < 1e-5
     places = json.loads((folder / target.WEIGHTS).read_text())
