@@ -7,7 +7,8 @@ targets, which is made in `--folder`, by `bench`: with `--device browser` in hea
 --backend onnxruntime`; with one thread and with all. The questions are made up, one picture of 256 x 256 pixels each,
 and every answer has 16 tokens. In a round each bundle, device and number of threads comes once; which device goes first
 alternates. A cell is the median over the rounds of each round's median; a ratio is taken within each round. Prints the
-tables of docs/results/browser.md, in about 15 minutes. Needs chromium and chromium-driver.
+tables of docs/results/browser.md, in about 7 minutes once the large bundles are there. Needs chromium and
+chromium-driver.
 """
 
 import argparse
@@ -194,6 +195,9 @@ def main() -> None:
     shapes = {name: shaped(args.folder, target) for name, target in SHAPES.items()} if args.shape_rounds else {}
     rows = rounds({name: args.demo / folder for name, folder in DEMO.items()}, args.rounds, args.threads, args.answers)
     if shapes:
+        from masters_edge.benchmarks.peers import bundle, in_browser
+
+        bundle.COLD_STARTS = in_browser.COLD_STARTS = 1  # each takes a minute
         rows += rounds(shapes, args.shape_rounds, args.threads, args.shape_answers)
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
