@@ -22,7 +22,6 @@ from masters_edge.benchmarks.page.desk import Desk
 from masters_edge.benchmarks.page.link import origin
 from masters_edge.benchmarks.page.record import add_conditions
 from masters_edge.benchmarks.page.server import serving
-from masters_edge.benchmarks.progress import Step
 from masters_edge.benchmarks.protocol import Subject
 from masters_edge.benchmarks.results import Device
 from masters_edge.errors import UserError
@@ -107,6 +106,7 @@ def connect(address: str, wanted: Wanted) -> Iterator[Place]:
             device = Device(**page.model_dump(exclude={"browser"}) | told, browser=page.browser)
             place = OnCable(desk, device, desk.facts, wanted)
             place.phone = phone
+            wanted.step(address, "the page was opened", 1)
             wanted.note(f"{device.name} ({device.cpu}, {device.os}) opened the page")
             with ending(desk):
                 yield place
@@ -184,8 +184,7 @@ class Watch:
 
 def _wait(phone: _adb.Phone, desk: Desk, address: str, wanted: Wanted) -> None:
     """Until the page has come. Raises UserError where it doesn't."""
-    if wanted.on_progress is not None:
-        wanted.on_progress(Step(address, "waiting for the page to open", 0, 1))
+    wanted.step(address, "waiting for the page to open")
     begun, said = time.monotonic(), False
     while desk.facts is None:
         time.sleep(0.1)

@@ -20,7 +20,6 @@ from masters_edge.benchmarks.page.handout import Handout
 from masters_edge.benchmarks.page.record import Record
 from masters_edge.benchmarks.page.server import serving
 from masters_edge.benchmarks.peers import in_browser
-from masters_edge.benchmarks.progress import Step
 from masters_edge.benchmarks.protocol import Subject
 from masters_edge.benchmarks.results import Device
 from masters_edge.display import say
@@ -96,12 +95,12 @@ def connect(address: str, wanted: Wanted) -> Iterator[Place]:
     with serving(name, wanted) as (desk, link):
         for note in link.said():
             wanted.note(note)
-        if wanted.on_progress is not None:
-            wanted.on_progress(Step(address, WAITING, 0, 1))
+        wanted.step(address, WAITING)
         facts = desk.wait_for_claim()
         device = describe(facts, "browser", address, name)
         desk.device_name = device.name
         wanted.note(f"{device.name} opened the link ({device.browser.user_agent if device.browser else ''})")
+        wanted.step(address, "the link was opened", 1)
         with ending(desk):
             yield Browser(desk, device, facts, wanted)
 

@@ -22,7 +22,6 @@ from masters_edge.benchmarks import machine, peers
 from masters_edge.benchmarks.devices import Lost, OnEvent, Place, Wanted, _wheel
 from masters_edge.benchmarks.devices._copying import Folder, Item, fetch, items, upload
 from masters_edge.benchmarks.devices._openssh import Address, Connection
-from masters_edge.benchmarks.progress import Step
 from masters_edge.benchmarks.protocol import Subject, follow
 from masters_edge.benchmarks.results import Device
 from masters_edge.errors import UserError
@@ -127,8 +126,7 @@ def connect(address: str, wanted: Wanted) -> Iterator[Place]:
     where = Address.parse(address)
 
     def say(phase: str) -> None:
-        if wanted.on_progress is not None:
-            wanted.on_progress(Step(address, phase, 0, 1))
+        wanted.step(address, phase)
 
     say("connecting")
     who = f"{getpass.getuser()}@{platform.node()}"

@@ -23,6 +23,7 @@ from masters_edge.serve.address import listen
 
 PORT = 8770  # always the same: a browser keeps what it has downloaded by origin
 CONNECTIONS, OF_ONE_PEER = 128, 48
+FAREWELL_S = 1.0  # for answers under way, when it ends
 HEADERS_S = 10.0  # for a request's headers to come in
 
 
@@ -65,7 +66,7 @@ def serving(
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=30,
-            timeout_graceful_shutdown=1,
+            timeout_graceful_shutdown=10,
             **({"ssl_certfile": pem, "ssl_keyfile": pem} if pem else {}),
         )
         link = Link(tuple(origin(scheme, one, port) for one in found), port, desk.token, fingerprint, wanted.lan)
@@ -76,6 +77,8 @@ def serving(
         finally:
             desk.close()
             server.should_exit = True
+            thread.join(FAREWELL_S)
+            server.force_exit = True  # browsers keep connections open that nobody needs
             thread.join(10)
 
 
