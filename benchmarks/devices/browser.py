@@ -68,7 +68,12 @@ class Browser:
         except UserError as error:
             self.desk.say(str(error))
             raise
-        self.desk.show(rows.card())
+        self.desk.show(card := rows.card())
+        if unpacks_at_every_token(card):
+            self.wanted.note(
+                f"{subject.name}: WASM unpacks its {card.scheme} weights at every token; exported with --target "
+                "onnx_portable the same student answers there several times as fast"
+            )
         self.desk.say(f"The computer compares the answers of {subject.name} with those of its own runtime.")
 
         def compared(done: int, total: int) -> None:
@@ -80,6 +85,11 @@ class Browser:
             self.wanted.note(f"{subject.name}: its answers were not compared with those of the Python runtime: {error}")
         self.desk.show(rows.card())
         self.desk.say("")
+
+
+def unpacks_at_every_token(card: messages.Card) -> bool:
+    """WASM has no kernels for MatMulNBits, which holds the quantized weights of the `onnx` target."""
+    return card.runtime == "wasm" and card.target == "onnx" and not card.scheme.startswith("fp")
 
 
 @contextmanager

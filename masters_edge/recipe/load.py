@@ -144,18 +144,18 @@ def _fields(key: Key) -> list[str]:
 
 def _names(recipe: Recipe) -> Iterator[tuple[Key, str, list[str]]]:
     """(key, value, known values) of what is looked up in a registry later, hours into a run."""
-    from masters_edge import export
     from masters_edge.benchmarks import metrics
+    from masters_edge.export import schemes, targets
 
     yield ("reward", "metric"), recipe.reward.metric, [*metrics.names(), metrics.JUDGE]
     yield ("bench", "metric"), recipe.bench.metric, metrics.names()
     for index, scheme in enumerate(recipe.quantize.schemes):
         if isinstance(scheme, str):  # one with exceptions has checked itself
-            yield ("quantize", "schemes", index), scheme, export.schemes()
+            yield ("quantize", "schemes", index), scheme, schemes()
     if recipe.quantize.qat and isinstance(recipe.quantize.qat.scheme, str):
-        yield ("quantize", "qat", "scheme"), recipe.quantize.qat.scheme, export.schemes()
+        yield ("quantize", "qat", "scheme"), recipe.quantize.qat.scheme, schemes()
     for index, target in enumerate(recipe.export.targets):
-        yield ("export", "targets", index), target, export.targets()
+        yield ("export", "targets", index), target, targets()
 
 
 def _where(key: Key, path: Path, lines: dict[Key, int], origin: dict[Key, str]) -> str:

@@ -119,3 +119,21 @@ def altered(folder: Path, file: str, **changes: Any) -> Path:
     path = copy / file
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     return copy
+
+
+@pytest.mark.parametrize(
+    ("runtime", "target", "scheme", "slow"),
+    [
+        ("wasm", "onnx", "int4", True),
+        ("wasm", "onnx", "int8-a8", True),
+        ("wasm", "onnx", "fp16", False),
+        ("wasm", "onnx_portable", "int4", False),
+        ("webgpu", "onnx", "int4", False),
+    ],
+)
+def test_what_wasm_is_slow_at_is_said(runtime: str, target: str, scheme: str, slow: bool) -> None:
+    card = messages.Card(
+        name="x", scheme=scheme, target=target, runtime=runtime, threads=1, size_bytes=1, stages={}, cold_start_ms=None,
+        accuracy=None, same=None, hidden_s=0.0, notes=(),
+    )  # fmt: skip
+    assert browser.unpacks_at_every_token(card) == slow
