@@ -14,10 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from masters_edge.benchmarks.progress import OnProgress, Step
 from masters_edge.errors import UserError
 
 if TYPE_CHECKING:
+    from masters_edge.benchmarks.progress import OnProgress
     from masters_edge.benchmarks.protocol import Subject
     from masters_edge.benchmarks.results import Device
 
@@ -42,7 +42,7 @@ class Wanted:
     """
 
     packages: Sequence[str] = ()
-    on_progress: OnProgress | None = None
+    on_progress: "OnProgress | None" = None
     on_note: Callable[[str], None] | None = None
     lan: bool = False
     https: bool = True
@@ -51,6 +51,8 @@ class Wanted:
     def step(self, address: str, phase: str, done: int = 0) -> None:
         """What is done to reach the device, for the progress bar; 1 is done."""
         if self.on_progress is not None:
+            from masters_edge.benchmarks.progress import Step  # brings rich, which a board's worker does without
+
             self.on_progress(Step(address, phase, done, 1))
 
     def note(self, text: str) -> None:
