@@ -72,7 +72,7 @@ class Browser:
         if unpacks_at_every_token(card):
             self.wanted.note(
                 f"{subject.name}: WASM unpacks its {card.scheme} weights at every token; exported with --target "
-                "onnx_portable the same student answers there several times as fast"
+                "onnx_portable they are unpacked once, which decodes faster the larger the student is"
             )
         self.desk.say(f"The computer compares the answers of {subject.name} with those of its own runtime.")
 
