@@ -7,8 +7,8 @@ of, on the same questions, whichever device either was asked on.
 from pathlib import Path
 
 from masters_edge.benchmarks import job
-from masters_edge.benchmarks.metrics import wilson_interval
 from masters_edge.benchmarks.results import Agreement, Measurement, Results
+from masters_edge.scoring.metrics import wilson_interval
 
 UNMEASURED = "agreement with PyTorch: "
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from masters_edge.files import whole_file
+from masters_edge.common.files import whole_file
 
 SCHEMA_VERSION = 1
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import psutil
 
-from masters_edge.cpu import name as cpu_name
-from masters_edge.cpu import usable_cores
+from masters_edge.common.cpu import name as cpu_name
+from masters_edge.common.cpu import usable_cores
 
 __all__ = ["cpu_name", "describe", "peak_rss_mib", "usable_cores", "versions"]
 

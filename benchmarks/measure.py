@@ -13,7 +13,7 @@ from masters_edge.benchmarks.progress import OnProgress
 from masters_edge.benchmarks.protocol import Options, Subject
 from masters_edge.benchmarks.results import Measurement, Results, Training
 from masters_edge.benchmarks.suites import Suite
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 __all__ = ["Subject", "Unfinished", "bench", "seconds_of"]
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from masters_edge.benchmarks import job as jobs
+from masters_edge.common.errors import UserError
 from masters_edge.data.records import Question, open_image
-from masters_edge.errors import UserError
 
 if TYPE_CHECKING:
     from masters_edge.benchmarks.peers import Answerer
@@ -247,7 +247,7 @@ class _Main:
             ticker.tick(len(rows), sum(row["score"] for row in rows))
 
     def _row(self, question: Question, text: str) -> dict[str, Any]:
-        from masters_edge.benchmarks import metrics
+        from masters_edge.scoring import metrics
 
         metric = None if self.job["metric"] is None else question.metric or self.job["metric"]
         score = metrics.best_score(metric, text, question.answers) if metric is not None else 0.0

@@ -17,7 +17,6 @@ from types import ModuleType
 from typing import Any
 
 from masters_edge.benchmarks import cases, job
-from masters_edge.benchmarks.metrics import wilson_interval
 from masters_edge.benchmarks.progress import OnProgress, Step
 from masters_edge.benchmarks.results import (
     STAGES,
@@ -37,8 +36,9 @@ from masters_edge.benchmarks.results import (
     Training,
 )
 from masters_edge.benchmarks.suites import Suite
+from masters_edge.common.errors import UserError
 from masters_edge.data.records import Question
-from masters_edge.errors import UserError
+from masters_edge.scoring.metrics import wilson_interval
 
 
 @dataclass(frozen=True)

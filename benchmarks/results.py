@@ -13,8 +13,8 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from masters_edge.errors import UserError
-from masters_edge.files import whole_file
+from masters_edge.common.errors import UserError
+from masters_edge.common.files import whole_file
 
 SCHEMA_VERSION = 3
 READ_VERSIONS = (2, 3)  # whatever 3 added may be missing

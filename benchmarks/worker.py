@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from masters_edge.benchmarks import job as jobs
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 _STDERR, _LOCK = "stderr-of-subject.txt", ".lock"
 

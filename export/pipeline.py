@@ -10,15 +10,16 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import masters_edge
-from masters_edge import bundle
-from masters_edge.errors import UserError
-from masters_edge.export import card, registry, room
+from masters_edge.bundle import manifest as bundle
+from masters_edge.bundle.inspection import refuse_pickles
+from masters_edge.common import registry
+from masters_edge.common.errors import UserError
+from masters_edge.export import card, disk_space
 from masters_edge.export import targets as targets_package
-from masters_edge.export.quantize import plan as plans
-from masters_edge.export.quantize.plan import Plan
 from masters_edge.export.student import LoadedStudent, load, read_config
-from masters_edge.inspect_bundle import refuse_pickles
-from masters_edge.origin import Origin, of
+from masters_edge.quantization import by_part as plans
+from masters_edge.quantization.by_part import Plan
+from masters_edge.run.origin import Origin, of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,12 +72,13 @@ def export_student(
     say("loading the student", 0.0)
     lowering = _lowering(target)
     _fits(target, lowering, plan)
-    from masters_edge.export import graphs, integers
+    from masters_edge.export import graphs
+    from masters_edge.export.gate import integers
     from masters_edge.export.quantize import quantize
     from masters_edge.export.targets import Job
 
     family = graphs.family(read_config(student)["model_type"])
-    room.check(out, student, plan, family.WEIGHTS)
+    disk_space.check(out, student, plan, family.WEIGHTS)
     loaded = load(student)
     refusal = getattr(lowering, "unsupported", lambda _: None)(loaded)
     if refusal:
@@ -135,7 +137,7 @@ def _prove(
     say: Say,
 ) -> bundle.Parity:
     """The gate: exact settings first, then those that ship; raises UserError that names part and layer."""
-    from masters_edge.export import layers, parity
+    from masters_edge.export.gate import bisect, parity
 
     def wrong_layer(part: str) -> str | None:
         """Words for the layer that makes `part` wrong on the first sample; None where the part has no layers."""
@@ -148,7 +150,7 @@ def _prove(
             return parity.errors(family.Reference(student, *samples[0], 1), runner)[part]
 
         say(f"looking for the layer that makes {part} wrong", 0.9)
-        return layers.first_wrong(job.student, family.LAYERS[part], measure, parity.TOLERANCE)
+        return bisect.first_wrong(job.student, family.LAYERS[part], measure, parity.TOLERANCE)
 
     runner = _runner(job.folder, files, target, lowering, exact=True)
     samples = [(parity.as_read(runner, image, question), question) for image, question in samples]
@@ -176,7 +178,7 @@ def _prove(
 
 def _lowering(target: str) -> ModuleType:
     """The target's module, with torch and what else it needs."""
-    from masters_edge.quiet import hush
+    from masters_edge.common.quiet import hush
 
     hush()
     try:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from masters_edge.errors import UserError
-from masters_edge.quiet import hush, hush_transformers
+from masters_edge.common.errors import UserError
+from masters_edge.common.quiet import hush, hush_transformers
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 app = typer.Typer(
     name="masters-edge",
@@ -60,17 +60,17 @@ def generate(
 def _train(recipe: Path, overrides: list[str], dry_run: bool, only_generate: bool, join: bool = False) -> None:
     if dry_run:
         from masters_edge import recipe as recipes
-        from masters_edge.display import say
-        from masters_edge.recipe import plan
+        from masters_edge.common.display import say
+        from masters_edge.run import outline
 
-        for line in plan.lines(recipes.load(recipe, overrides), recipe):
+        for line in outline.lines(recipes.load(recipe, overrides), recipe):
             say(line)
         return
     _quiet()
     from masters_edge import distill as stage
 
     stage.distill(recipe, overrides, only_generate=only_generate, join=join)
-    from masters_edge import processes
+    from masters_edge.common import processes
 
     processes.leave()
 
@@ -302,7 +302,7 @@ def judge(
     Example: masters-edge judge recipes/demo.yaml reward.judge.model=Qwen/Qwen3-8B --questions 500
     """
     _quiet()
-    from masters_edge.rewards.judge import agreement
+    from masters_edge.agreement import command as agreement
 
     agreement.report(recipe, overrides or [], questions=questions, responses=responses, rule=rule, out=out)
 
@@ -341,9 +341,9 @@ def inspect(
 
     Example: masters-edge inspect runs/demo/bundles/onnx-int4
     """
-    from masters_edge import inspect_bundle
+    from masters_edge.bundle import inspection
 
-    inspect_bundle.inspect(bundle, as_json=json)
+    inspection.inspect(bundle, as_json=json)
 
 
 @app.command()
@@ -363,7 +363,7 @@ def mask(
     Example: masters-edge mask ./teacher --ratio 0.2 ./teacher-masked
     """
     _quiet()
-    from masters_edge import mask_checkpoint as stage
+    from masters_edge.teacher import masked_checkpoint as stage
 
     stage.mask_checkpoint(teacher, out, ratio, include or ["*"], exclude or [])
 
@@ -500,7 +500,7 @@ def validate(recipe: RecipeFile, overrides: Overrides = None) -> None:
     Example: masters-edge validate recipes/demo.yaml
     """
     from masters_edge import recipe as recipes
-    from masters_edge.display import say
+    from masters_edge.common.display import say
 
     checked = recipes.load(recipe, overrides or [])
     for name in (checked.student, *checked.teachers):
@@ -528,7 +528,7 @@ def doctor() -> None:
     Example: masters-edge doctor
     """
     from masters_edge import doctor as machine
-    from masters_edge.display import console
+    from masters_edge.common.display import console
 
     console.print(machine.table())
 
@@ -540,7 +540,7 @@ _FULL_SIGNS = ("No space left on device", "quota exceeded", "File too large")
 
 
 def _quiet() -> None:
-    from masters_edge.quiet import hush
+    from masters_edge.common.quiet import hush
 
     hush()
 

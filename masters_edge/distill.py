@@ -13,14 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from masters_edge import data, joining, kept, processes, runs, schedule
+from masters_edge import data
+from masters_edge.common import memo, processes
+from masters_edge.common.display import TrainingScreen, progress, say
+from masters_edge.common.errors import UserError
+from masters_edge.common.files import write_json
 from masters_edge.data.records import Question
-from masters_edge.display import TrainingScreen, progress, say
-from masters_edge.errors import UserError
-from masters_edge.files import write_json
-from masters_edge.recipe import Phase, Recipe, checkpoint, load
-from masters_edge.runs import Run
-from masters_edge.schedule import Stage
+from masters_edge.recipe import Phase, Recipe, checkpoint, load, schedule
+from masters_edge.recipe.schedule import Stage
+from masters_edge.run import folder as runs
+from masters_edge.run.folder import Run
+from masters_edge.teacher import turn
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Questions:
 
 def read_questions(recipe: Recipe, recipe_path: Path) -> Questions:
     """Training questions with the labels the recipe keeps, and the held-out ones with theirs."""
-    return kept.once(
+    return memo.once(
         "questions",
         lambda: (recipe.data.model_dump_json(), recipe.seed, recipe_path),
         lambda: _read_questions(recipe, recipe_path),
@@ -64,7 +67,7 @@ def distill(
     """
     recipe = load(recipe_path, overrides)
     if join:
-        joining.require_run(runs.folder_of(recipe, recipe_path))
+        turn.require_run(runs.folder_of(recipe, recipe_path))
     student = checkpoint(recipe.student, recipe_path)
     teachers = [checkpoint(name, recipe_path) for name in recipe.teachers]
     from masters_edge import families
@@ -93,7 +96,7 @@ def distill(
             if not resumed:
                 sources = (student, *(teachers if needs_teacher else ()))
                 checked = (fingerprints["data"], *sources)
-                kept.once("checked", lambda: checked, lambda: _check_data(questions, sources))
+                memo.once("checked", lambda: checked, lambda: _check_data(questions, sources))
             if not join:
                 held.enter_context(runs.lock(known))
             runs.open_run(recipe, recipe_path, fingerprints, _threads(recipe, here.num_processes))
@@ -160,8 +163,8 @@ class _Pass:
         import torch
 
         from masters_edge.families.prompts import Prompter
-        from masters_edge.metrics_log import MetricsLog
-        from masters_edge.teachers import TeacherChain
+        from masters_edge.run.metrics import MetricsLog
+        from masters_edge.teacher.chain import TeacherChain
 
         torch.set_num_threads(run.info()["threads"])
         self.run, self.student, self.questions = run, student, questions
@@ -177,8 +180,8 @@ class _Pass:
         phases = self.recipe.train.phases
         if any(phase.objective != "labels" for phase in phases):
             self._ask_judge()
-            turn = joining.masks_turn(self.run.folder, self.recipe.mask, len(self.teachers))
-            with turn if join else contextlib.nullcontext():
+            taken = turn.masks_turn(self.run.folder, self.recipe.mask, len(self.teachers))
+            with taken if join else contextlib.nullcontext():
                 self._prepare_masks()
         for number, phase in enumerate(phases):
             folder = self.run.folder / f"phase-{number}-{phase.objective}"
@@ -219,17 +222,17 @@ class _Pass:
         """What the masks follow from, where the recipe has it measured: activation norms, each teacher's r_max."""
         mask, asked = self.recipe.mask, self.questions
         if mask.score == "activation":
-            from masters_edge import calibration
+            from masters_edge.teacher import norms
 
             chosen = data.sample(asked.train, min(mask.calibration_questions, len(asked.train)), seed=self.recipe.seed)
-            missing = sum(not calibration.path(self.run.folder, t).exists() for t in range(len(self.teachers)))
+            missing = sum(not norms.path(self.run.folder, t).exists() for t in range(len(self.teachers)))
             with progress("activation norms", missing * len(chosen)) as bar:
-                calibration.gather(self.teachers, self.run.folder, chosen, self.recipe.responses.max_new_tokens, bar)
+                norms.gather(self.teachers, self.run.folder, chosen, self.recipe.responses.max_new_tokens, bar)
         if mask.r_max == "auto":
-            from masters_edge import mask_ladder
+            from masters_edge.teacher import ladder
 
             held_out = asked.held_out or asked.unlabelled
-            self.teachers.masks = mask_ladder.measure(self.run.folder, self.recipe, self.teachers, held_out)
+            self.teachers.masks = ladder.measure(self.run.folder, self.recipe, self.teachers, held_out)
 
     def _phase(self, number: int, phase: Phase, source: str, folder: Path, out: Path, only_generate: bool) -> None:
         from masters_edge.families import load_model
@@ -264,7 +267,7 @@ class _Pass:
 
     def _split(self, phase: Phase, student: Any, source: str, pool: list[Question], folder: Path) -> Recipe:
         """The recipe with a step's sequences dealt out for this phase; one process looks, the others read."""
-        from masters_edge import choices
+        from masters_edge.responses import choices
 
         def measure() -> float:
             generator = self._generator(student, source, folder)
@@ -287,8 +290,7 @@ class _Pass:
 
     def _look_at(self, phase: Phase, visits: list[Any], folder: Path) -> None:
         """Say what the phase's responses are like, and choose the policy term where the recipe leaves it open."""
-        from masters_edge import choices
-        from masters_edge.responses import summary
+        from masters_edge.responses import choices, summary
 
         shards = summary.in_order(visit.shard for visit in visits if visit.shard is not None)
         if not shards:
@@ -335,7 +337,7 @@ class _Pass:
         self, number: int, phase: Phase, student: Any, visits: list[Any], source: str, folder: Path, out: Path
     ) -> None:
         from masters_edge import training
-        from masters_edge.metrics_log import Reporter
+        from masters_edge.run.metrics import Reporter
 
         recipe, here = self.recipe, processes.state()
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(self.run.folder / "tensorboard" / folder.name)
@@ -391,8 +393,8 @@ class _Pass:
 
         `whole`: makes a context in which every process has the student in one piece.
         """
-        from masters_edge.held_out import HeldOut
-        from masters_edge.responses.engine import Engine
+        from masters_edge.engines.transformers import Engine
+        from masters_edge.training.held_out import HeldOut
 
         if not self.questions.held_out:
             return None

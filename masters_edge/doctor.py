@@ -86,7 +86,7 @@ def _browser() -> str:
 def _gpu() -> str:
     if importlib.util.find_spec("torch") is None:
         return "unknown without torch: pip install 'masters-edge[distill]'"
-    from masters_edge.quiet import hush
+    from masters_edge.common.quiet import hush
 
     hush()
     import torch

@@ -8,17 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from masters_edge import data, origin, runs
+from masters_edge import data
+from masters_edge.common.display import console, errors, progress, say
+from masters_edge.common.errors import UserError
 from masters_edge.data.records import open_image
-from masters_edge.display import console, errors, progress, say
-from masters_edge.errors import UserError
 from masters_edge.recipe import Recipe, checkpoint
-from masters_edge.runs import Run
+from masters_edge.run import folder as runs
+from masters_edge.run import origin
+from masters_edge.run.folder import Run
 
 if TYPE_CHECKING:
     from masters_edge.benchmarks.progress import OnProgress
     from masters_edge.benchmarks.suites import Suite
-    from masters_edge.export.quantize.plan import Plan
+    from masters_edge.quantization.by_part import Plan
     from masters_edge.recipe.schema import Mixed
 
 
@@ -40,8 +42,9 @@ def export(
     Returns:
         the bundles' folders: `<target>-<plan>`, and `-<method>` behind it where integers are not rounded to nearest.
     """
-    from masters_edge import bundle as bundles
-    from masters_edge.export import export_student, registry
+    from masters_edge.bundle import manifest as bundles
+    from masters_edge.common import registry
+    from masters_edge.export import export_student
     from masters_edge.export import targets as known_targets
 
     home = _run_of(run, student)
@@ -87,11 +90,11 @@ def export(
 
 def _plan(entry: "str | Mixed", parts: Mapping[str, str], tied: str | None) -> "Plan":
     """What to quantize how, from a name or a recipe's entry, and what the command line says over it."""
-    from masters_edge.export.quantize import plan
+    from masters_edge.quantization import by_part
 
     if isinstance(entry, str):
-        return plan.plan(entry, parts, tied)
-    return plan.plan(entry.scheme, {**entry.parts, **parts}, tied or entry.tied)
+        return by_part.plan(entry, parts, tied)
+    return by_part.plan(entry.scheme, {**entry.parts, **parts}, tied or entry.tied)
 
 
 def bench(
@@ -223,7 +226,7 @@ def compare(*, old: Path, new: Path, out: Path | None) -> None:
     """Print what got better and worse between two results files or run folders, and write compare.md."""
     from masters_edge.benchmarks.report import compare as comparing
     from masters_edge.benchmarks.report import gather
-    from masters_edge.files import write_text
+    from masters_edge.common.files import write_text
 
     before, after = gather.gather([old]), gather.gather([new])
     found = comparing.compare(before, after)
@@ -308,8 +311,8 @@ def _samples(run: Run | None, recipe: Recipe | None) -> list:
 
 def _up_to_date(place: Path, student: Path, target: str, plan: "Plan", method: str) -> bool:
     """Whether the bundle is whole, of this student, so quantized, and made by the libraries that are installed now."""
-    from masters_edge import bundle as bundles
     from masters_edge.benchmarks import machine
+    from masters_edge.bundle import manifest as bundles
 
     if not place.exists() or not student.exists():
         return False
@@ -329,7 +332,7 @@ def _up_to_date(place: Path, student: Path, target: str, plan: "Plan", method: s
 def _subjects(run: Run | None, recipe: Recipe | None) -> list:
     """The run's teacher, its student before and after, and every bundle."""
     from masters_edge.benchmarks import Subject
-    from masters_edge.files import read_json
+    from masters_edge.common.files import read_json
 
     assert run is not None and recipe is not None
     where = _recipe_path(run)
@@ -371,7 +374,8 @@ def _suite(
     columns: Mapping[str, str] | None = None,
 ) -> "Suite":
     """What is asked: the source named, or the recipe's test questions; easy-VQA's official ones without a recipe."""
-    from masters_edge.benchmarks import metrics, suites
+    from masters_edge.benchmarks import suites
+    from masters_edge.scoring import metrics
 
     if source is not None:
         opened = suites.open_suite(source, metric=metric, split=split, name=name, base=Path(), **dict(columns or {}))

@@ -50,8 +50,8 @@ def test_export_runtime_and_benchmarks_know_nothing_of_training() -> None:
 def test_what_a_device_needs_is_torch_free() -> None:
     runtime = [
         *sources("masters_edge/runtime", "masters_edge/serve"),
-        ROOT / "masters_edge/bundle.py",
-        ROOT / "masters_edge/cpu.py",
+        ROOT / "masters_edge/bundle/manifest.py",
+        ROOT / "masters_edge/common/cpu.py",
     ]
     # ExecuTorch's own Python runtime speaks torch tensors: its backend imports torch when it runs, and no earlier.
     assert not offenders([path for path in runtime if path.name != "executorch.py"], HEAVY)

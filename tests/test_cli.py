@@ -36,7 +36,7 @@ def test_the_board_side_never_touches_torch() -> None:
     """What a device runs must work where torch and transformers are not installed."""
     code = (
         "import sys; sys.modules['torch'] = sys.modules['transformers'] = None;"
-        "import masters_edge.cli, masters_edge.bundle, masters_edge.recipe, masters_edge.workflow;"
+        "import masters_edge.cli, masters_edge.bundle.manifest, masters_edge.recipe, masters_edge.workflow;"
         "from masters_edge.runtime import Student; import masters_edge.benchmarks.worker;"
         "from masters_edge import doctor; doctor.table()"
     )

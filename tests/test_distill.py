@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from masters_edge import rewards
+from masters_edge.common.errors import UserError
 from masters_edge.distill import distill
-from masters_edge.errors import UserError
 from masters_edge.responses import store
 
 

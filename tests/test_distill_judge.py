@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from masters_edge.common.errors import UserError
 from masters_edge.distill import distill
-from masters_edge.errors import UserError
 from masters_edge.responses import store
 from tests.rewards.judge.server import judge_server
 

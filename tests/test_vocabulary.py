@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from masters_edge import families
+from masters_edge.common.errors import UserError
 from masters_edge.distill import distill
-from masters_edge.errors import UserError
 from masters_edge.responses import store
 
 
@@ -67,7 +67,7 @@ def test_stored_logits_train_nearly_as_a_live_teacher_and_say_so_in_the_store(ti
 def test_training_on_stored_logits_loads_no_teacher(tiny_recipe: Path, monkeypatch) -> None:
     """Once the responses are there, the teacher's weights may be gone; its name and fingerprint stay known."""
     monkeypatch.chdir(tiny_recipe.parent)
-    from masters_edge import teachers
+    from masters_edge.teacher import chain as teachers
 
     distill(tiny_recipe, ["train.teacher_logits=cached"], only_generate=True)
 

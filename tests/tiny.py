@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from masters_edge.quiet import hush
+from masters_edge.common.quiet import hush
 
 hush()
 
@@ -308,7 +308,7 @@ def _config(tokenizer) -> dict:
 def _save(folder: Path, model_class, config, processor, seed: int, ends: list[str] | None = None) -> Path:
     import torch
 
-    from masters_edge.quiet import hush_transformers
+    from masters_edge.common.quiet import hush_transformers
 
     hush()  # torch's import sets its own log levels
     hush_transformers()

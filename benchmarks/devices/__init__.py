@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 if TYPE_CHECKING:
     from masters_edge.benchmarks.progress import OnProgress

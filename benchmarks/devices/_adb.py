@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass, field
 
 from masters_edge.benchmarks.page import messages
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 CHROME = "com.android.chrome"
 PATIENCE_S = 20.0  # for one command; `am start` on an old phone takes seconds

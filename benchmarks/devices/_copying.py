@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from masters_edge.benchmarks.devices._openssh import Connection
-from masters_edge.bundle import sha256
-from masters_edge.errors import UserError
-from masters_edge.files import whole_folder
+from masters_edge.bundle.manifest import sha256
+from masters_edge.common.errors import UserError
+from masters_edge.common.files import whole_folder
 
 OnBytes = Callable[[int, int], None]  # done, total
 _BLOCK = 1 << 18

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from masters_edge.benchmarks.devices import Lost, _board
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 # Another configuration than ~/.ssh/config, as `ssh -F` takes it.
 CONFIG = "MASTERS_EDGE_SSH_CONFIG"

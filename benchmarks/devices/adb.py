@@ -24,7 +24,7 @@ from masters_edge.benchmarks.page.record import add_conditions
 from masters_edge.benchmarks.page.server import serving
 from masters_edge.benchmarks.protocol import Subject
 from masters_edge.benchmarks.results import Device
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 __all__ = ["PEERS", "connect"]
 

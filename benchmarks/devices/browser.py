@@ -22,8 +22,8 @@ from masters_edge.benchmarks.page.server import serving
 from masters_edge.benchmarks.peers import in_browser
 from masters_edge.benchmarks.protocol import Subject
 from masters_edge.benchmarks.results import Device
-from masters_edge.display import say
-from masters_edge.errors import UserError
+from masters_edge.common.display import say
+from masters_edge.common.errors import UserError
 
 PEERS = {"bundle": "masters_edge.benchmarks.peers.in_browser"}
 MOST_THREADS = 4  # what onnxruntime-web takes by itself

@@ -10,7 +10,7 @@ from masters_edge.benchmarks import machine, peers
 from masters_edge.benchmarks.devices import OnEvent, Place, Wanted
 from masters_edge.benchmarks.protocol import Subject, follow
 from masters_edge.benchmarks.results import Device
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 PEERS = peers.KINDS
 

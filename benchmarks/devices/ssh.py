@@ -24,7 +24,7 @@ from masters_edge.benchmarks.devices._copying import Folder, Item, fetch, items,
 from masters_edge.benchmarks.devices._openssh import Address, Connection
 from masters_edge.benchmarks.protocol import Subject, follow
 from masters_edge.benchmarks.results import Device
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 PEERS = {"bundle": peers.KINDS["bundle"]}
 # What a runtime needs and doesn't ask for itself: ExecuTorch's Python runtime takes and gives torch tensors.

@@ -29,7 +29,7 @@ import masters_edge.serve
 from masters_edge.benchmarks.page import assets, messages
 from masters_edge.benchmarks.page.desk import Desk
 from masters_edge.benchmarks.page.gate import Gate, Refused, body
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 WEB = Path(__file__).resolve().parent / "web"
 PICTURE = Path(masters_edge.serve.__file__).resolve().parent / "picture.js"  # one chooser for both pages

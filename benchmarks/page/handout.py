@@ -12,11 +12,11 @@ from typing import Any
 
 from PIL import Image
 
-from masters_edge import bundle as bundles
 from masters_edge.benchmarks import job as jobs
 from masters_edge.benchmarks.page import messages
+from masters_edge.bundle import manifest as bundles
+from masters_edge.common.errors import UserError
 from masters_edge.data.records import Question, open_image
-from masters_edge.errors import UserError
 
 COMPARED = 50  # of the first questions' answers are compared with those of Python's runtime
 # What browsers show, by Pillow's names; whatever else is sent as PNG.

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from masters_edge.errors import UserError
-from masters_edge.files import whole_file
+from masters_edge.common.errors import UserError
+from masters_edge.common.files import whole_file
 
 DAYS = 30
 _AT_LEAST = datetime.timedelta(days=1)  # that a kept certificate must still be good for

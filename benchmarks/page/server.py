@@ -18,7 +18,7 @@ from masters_edge.benchmarks.page.app import make_app
 from masters_edge.benchmarks.page.desk import Desk
 from masters_edge.benchmarks.page.https import certificate
 from masters_edge.benchmarks.page.link import LOOPBACK, Link, addresses, host_names, names, origin
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.serve.address import listen
 
 PORT = 8770  # always the same: a browser keeps what it has downloaded by origin

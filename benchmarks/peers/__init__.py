@@ -21,7 +21,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 # kind -> module
 KINDS = {

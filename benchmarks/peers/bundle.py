@@ -9,7 +9,7 @@ from PIL import Image
 
 from masters_edge.benchmarks import machine
 from masters_edge.benchmarks.peers import Facts
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.runtime import backends
 
 COLD_STARTS = 3
@@ -38,7 +38,7 @@ def packages(path: str, backend: str = "auto") -> tuple[str, ...]:
 
 def runtimes(path: str, backend: str = "auto") -> tuple[str, ...]:
     """The package of the backend; with `auto`, of every backend that runs the bundle's target."""
-    from masters_edge import bundle
+    from masters_edge.bundle import manifest as bundle
 
     if backend not in ("auto", *backends.names()):
         raise UserError(f"there is no backend {backend!r}; use one of: auto, {', '.join(backends.names())}")
@@ -71,7 +71,7 @@ class BundleAnswerer:
 
     @property
     def facts(self) -> Facts:
-        from masters_edge import bundle
+        from masters_edge.bundle import manifest as bundle
 
         manifest = bundle.read(self.folder)  # its hashes were checked when the student was loaded
         return Facts(

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from masters_edge import bundle as bundles
 from masters_edge.benchmarks.peers import bundle as here
-from masters_edge.errors import UserError
+from masters_edge.bundle import manifest as bundles
+from masters_edge.common.errors import UserError
 from masters_edge.runtime.families import OWN_MODEL_TYPE, read_json
 
 COLD_STARTS = 3

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from masters_edge.benchmarks import results as results_file
 from masters_edge.benchmarks.report.terminal import table
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 __all__ = ["ReportFiles", "report", "table"]
 

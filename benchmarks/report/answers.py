@@ -9,7 +9,7 @@ from pathlib import Path
 
 from masters_edge.benchmarks.report import statistics
 from masters_edge.benchmarks.report.gather import Entry
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 
 @dataclass(frozen=True)

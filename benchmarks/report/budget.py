@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from masters_edge.benchmarks.report import answers, axes, gather, style
 from masters_edge.benchmarks.report.axes import Quantity
 from masters_edge.benchmarks.report.gather import Entry, Gathered
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 _KEYS = {
     "ttft": axes.TTFT, "answer": axes.ANSWER, "size": axes.SIZE, "memory": axes.MEMORY, "accuracy": axes.ACCURACY,

@@ -11,7 +11,7 @@ from pathlib import Path
 from masters_edge.benchmarks import results as results_file
 from masters_edge.benchmarks.report import browsers
 from masters_edge.benchmarks.results import Device, Measurement, Results
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 PREVIEW = "no questions asked"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from masters_edge.benchmarks.report import style
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 SCHEMA_VERSION = 1
 # Okabe and Ito's, beside a mark and a dash pattern each, so that colour alone never tells two teachers apart.

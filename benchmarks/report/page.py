@@ -14,7 +14,7 @@ from typing import Any
 from masters_edge.benchmarks.report import axes, figures, gather, ladder, notes, style, sustained, tradeoff, training
 from masters_edge.benchmarks.report.columns import columns
 from masters_edge.benchmarks.report.gather import Entry, Gathered
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 _HERE = Path(__file__).parent
 _LONGEST_SETTING = 400  # characters

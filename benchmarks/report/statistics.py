@@ -6,8 +6,8 @@ In: counts, scores of single questions, or `Stage`s. Out: differences as fractio
 import math
 from collections.abc import Sequence
 
-from masters_edge.benchmarks.metrics import wilson_interval
 from masters_edge.benchmarks.results import Stage
+from masters_edge.scoring.metrics import wilson_interval
 
 Z = 1.959963984540054  # 95%
 _DRAWS = 2000

@@ -58,7 +58,7 @@ def plotting(font_size: float) -> Iterator[Any]:
     try:
         import matplotlib
     except ModuleNotFoundError:
-        from masters_edge.errors import UserError
+        from masters_edge.common.errors import UserError
 
         raise UserError("drawing a report needs matplotlib; run: pip install 'masters-edge[bench]'") from None
     import logging

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from masters_edge.benchmarks.report import style
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 
 @dataclass(frozen=True)

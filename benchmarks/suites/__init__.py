@@ -14,10 +14,10 @@ from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 
-from masters_edge.benchmarks import metrics
+from masters_edge.common.errors import UserError
 from masters_edge.data.fingerprint import fingerprint
 from masters_edge.data.records import Question
-from masters_edge.errors import UserError
+from masters_edge.scoring import metrics
 
 # name -> module below this folder, which has `load() -> Suite`
 _BUILT_IN = {"easy-vqa": "easy_vqa"}
@@ -25,7 +25,7 @@ _BUILT_IN = {"easy-vqa": "easy_vqa"}
 
 @dataclass(frozen=True)
 class Suite:
-    """Questions, all labelled, and the metric (`masters_edge.benchmarks.metrics`) that scores answers to those of them
+    """Questions, all labelled, and the metric (`masters_edge.scoring.metrics`) that scores answers to those of them
     that have none of their own."""
 
     name: str

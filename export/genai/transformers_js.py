@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.export.settings import write_json
 from masters_edge.export.student import LoadedStudent
 

@@ -17,7 +17,7 @@ from masters_edge.export.gguf_files import blocks
 from masters_edge.export.quantize.record import QuantizedTensor
 from masters_edge.export.quantize.weights import Weights
 
-ORIGIN = "masters_edge.origin"
+ORIGIN = "masters_edge.run.origin"
 SCALES = "masters_edge.scales"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from gguf import TokenType
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.export.student import LoadedStudent
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"

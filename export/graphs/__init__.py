@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from masters_edge.errors import UserError
-from masters_edge.export import registry
+from masters_edge.common import registry
+from masters_edge.common.errors import UserError
 
 
 @dataclass

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from masters_edge.export import reference
+from masters_edge.export.gate import reference
 from masters_edge.export.graphs import Part
 from masters_edge.export.graphs._decoder import Decoder, Embed, decoder_part, embed_part
 from masters_edge.export.student import LoadedStudent

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from masters_edge.export import reference
+from masters_edge.export.gate import reference
 from masters_edge.export.graphs import Part
 from masters_edge.export.graphs._decoder import decoder_part, embed_part
 from masters_edge.export.student import LoadedStudent

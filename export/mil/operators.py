@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 Tensor = torch.Tensor
 # What is said of an operator that the packages of known families don't hold.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.export.mil.library import coremltools, load_program, types
 from masters_edge.export.mil.operators import OPERATORS, UNPROVEN, Cast
 

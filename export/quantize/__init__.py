@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from masters_edge.export.quantize.plan import Plan
     from masters_edge.export.quantize.weights import Weights
     from masters_edge.export.student import LoadedStudent
+    from masters_edge.quantization.by_part import Plan
 
 
 def quantize(

@@ -18,13 +18,13 @@ from torchao.quantization import quantize_
 from torchao.quantization.quant_primitives import MappingType, choose_qparams_affine
 from torchao.quantization.quantize_.workflows import IntxChooseQParamsAlgorithm
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.export import graphs
 from masters_edge.export.quantize import rtn
 from masters_edge.export.quantize.record import QuantizedTensor
-from masters_edge.export.quantize.schemes import Scheme
 from masters_edge.export.quantize.weights import part_of
 from masters_edge.export.student import LoadedStudent
+from masters_edge.quantization.schemes import Scheme
 
 Layers = Mapping[str, tuple[nn.Linear | nn.Embedding, Scheme]]
 

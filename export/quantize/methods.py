@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from masters_edge.export import registry
+from masters_edge.common import registry
 
 # Module in this folder and its function, which has the signature of `rtn.rtn`.
 METHODS = {"rtn": "rtn.rtn", "hqq": "calibrate.hqq", "gptq": "calibrate.gptq"}

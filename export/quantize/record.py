@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 SCHEMA_VERSION = "2"
 _ARRAYS = ("integers", "scales", "zero_points")

@@ -9,8 +9,8 @@ from torch import nn
 from torchao.quantization import quantize_
 
 from masters_edge.export.quantize.record import QuantizedTensor
-from masters_edge.export.quantize.schemes import Scheme
 from masters_edge.export.student import LoadedStudent
+from masters_edge.quantization.schemes import Scheme
 
 # torchao multiplies by the float16 reciprocal of a float16 scale, which is infinite up to this one.
 SMALLEST_SCALE = np.float16(2**-16)

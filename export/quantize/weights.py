@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.export import graphs
 from masters_edge.export.quantize import methods, record
-from masters_edge.export.quantize.plan import PARTS, Plan
 from masters_edge.export.quantize.record import QuantizedTensor
-from masters_edge.export.quantize.schemes import SCHEMES, Scheme
 from masters_edge.export.student import LoadedStudent
+from masters_edge.quantization.by_part import PARTS, Plan
+from masters_edge.quantization.schemes import SCHEMES, Scheme
 
 Layer = nn.Linear | nn.Embedding  # what can have integers: both keep a weight [out, in]
 

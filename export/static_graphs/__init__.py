@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from masters_edge.export import registry
+from masters_edge.common import registry
 from masters_edge.export.static_graphs.decoder import Decoder
 from masters_edge.export.static_graphs.parts import StaticPart
 from masters_edge.export.student import LoadedStudent

@@ -17,7 +17,7 @@ from torchao.quantization.quant_primitives import (
     quantize_affine,
 )
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.export.quantize.record import QuantizedTensor
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.export import static_graphs
 from masters_edge.export.mil.backend import open_backend
 from masters_edge.export.mil.convert import read_integers, write_part

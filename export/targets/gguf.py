@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.export.gguf_files import blocks, files, text, tokenizer, vision
 from masters_edge.export.settings import write_json, write_settings
 from masters_edge.export.student import LoadedStudent

@@ -11,11 +11,11 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from masters_edge.export import onnx_graphs
-from masters_edge.export.onnx_graphs import Editor
+from masters_edge.export.lowering import onnx_graphs
+from masters_edge.export.lowering.onnx_graphs import Editor
 from masters_edge.export.quantize.record import QuantizedTensor
-from masters_edge.export.quantize.schemes import SCHEMES as ALL_SCHEMES
 from masters_edge.export.targets import Job
+from masters_edge.quantization.schemes import SCHEMES as ALL_SCHEMES
 
 BACKEND = "onnxruntime"
 VERSIONS = ("onnx", "onnxscript", "onnxruntime")

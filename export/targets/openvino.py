@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from masters_edge.common.quiet import import_openvino
 from masters_edge.export.genai import openvino_genai
 from masters_edge.export.graphs import Part
-from masters_edge.export.openvino_graphs import convert, decode, lower, make_stateful
+from masters_edge.export.lowering.openvino_graphs import convert, decode, lower, make_stateful
 from masters_edge.export.settings import write_settings
 from masters_edge.export.targets import Job
-from masters_edge.quiet import import_openvino
 
 openvino = import_openvino()
 tokenizers = import_openvino("openvino_tokenizers")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from masters_edge.recipe import Recipe
-from masters_edge.schedule import group_size
+from masters_edge.recipe.schedule import group_size
 
 LADDER = (0.0, 0.05, 0.10, 0.15, 0.20)  # of r_max, METHOD 1
 WEIGHTS = (0.1, 0.3, 1.0)  # of the policy term

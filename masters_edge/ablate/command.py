@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from masters_edge import recipe as recipes
-from masters_edge import runs
 from masters_edge.ablate import arms as known
 from masters_edge.ablate import jobs as planning
 from masters_edge.ablate.arms import Choices
 from masters_edge.ablate.jobs import Entry, Job
-from masters_edge.display import say
-from masters_edge.errors import UserError
-from masters_edge.files import write_json, write_text
+from masters_edge.common.display import say
+from masters_edge.common.errors import UserError
+from masters_edge.common.files import write_json, write_text
 from masters_edge.recipe import Recipe
+from masters_edge.run import folder as runs
 
 _REDRAWN_S = 120  # seconds between two drawings of a plot that is not final
 
@@ -177,7 +177,7 @@ def _damage(plan: Plan, asked: Asked) -> None:
     assert plan.damaged is not None and asked.damage is not None
     if (plan.damaged / "config.json").exists():
         return
-    from masters_edge.mask_checkpoint import mask_checkpoint
+    from masters_edge.teacher.masked_checkpoint import mask_checkpoint
 
     teacher = recipes.checkpoint(plan.recipe.teachers[-1], asked.recipe)
     mask_checkpoint(teacher, plan.damaged, asked.damage)

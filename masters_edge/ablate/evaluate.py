@@ -12,14 +12,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from masters_edge import data, kept, runs
+from masters_edge import data
 from masters_edge.ablate.jobs import Job
+from masters_edge.common import memo
+from masters_edge.common.display import progress, say
+from masters_edge.common.errors import UserError
+from masters_edge.common.files import read_json, write_json
 from masters_edge.data.records import Question
-from masters_edge.display import progress, say
-from masters_edge.errors import UserError
-from masters_edge.files import read_json, write_json
 from masters_edge.recipe import Recipe, checkpoint, load
 from masters_edge.recipe.schema import Source
+from masters_edge.run import folder as runs
 
 SCHEMA_VERSION = 1
 RESULT = "test.json"
@@ -83,7 +85,7 @@ def perform(task: Task) -> dict[str, Any]:
         UserError: the recipe can't be trained here, or there is nothing to measure on.
     """
     job = task.job
-    kept.begin()
+    memo.begin()
     if job.source is not None:
         return _measure_checkpoint(task)
     from masters_edge.distill import distill
@@ -169,8 +171,7 @@ def _of_metrics(path: Path) -> dict[str, float]:
 
 def _of_responses(folder: Path) -> dict[str, Any]:
     """What the first phase's responses were like, and the policy term that `auto` would take for them."""
-    from masters_edge import choices
-    from masters_edge.responses import summary
+    from masters_edge.responses import choices, summary
 
     for path in sorted(folder.glob(f"phase-*/{summary.FILE}")):
         found = summary.read(path)
@@ -202,11 +203,11 @@ def compact(scores: list[float]) -> str | list[float]:
 
 
 def _scores(source: str, recipe: Recipe, asked: list[Question], metric: str) -> list[float]:
-    from masters_edge import processes
-    from masters_edge.benchmarks import metrics
+    from masters_edge.common import processes
+    from masters_edge.engines.transformers import Engine, Request
     from masters_edge.families import load_model
     from masters_edge.families.prompts import Prompter
-    from masters_edge.responses.engine import Engine, Request
+    from masters_edge.scoring import metrics
 
     options, prompter = recipe.responses, Prompter.load(source)
     model = load_model(source).float().to(processes.state().device)

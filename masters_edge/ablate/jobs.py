@@ -13,8 +13,9 @@ from typing import Any
 
 from masters_edge import recipe as recipes
 from masters_edge.ablate.arms import Arm
-from masters_edge.errors import UserError
-from masters_edge.recipe import Recipe, plan
+from masters_edge.common.errors import UserError
+from masters_edge.recipe import Recipe
+from masters_edge.run import outline
 
 # What changes speed, memory or the screen, or comes after training.
 _UNTRAINED = ("seed", "run_dir", "export", "bench")
@@ -76,7 +77,7 @@ def entries(recipe_path: Path, overrides: Sequence[str], found: Sequence[Arm]) -
                 number += 1
                 slug = f"{name}-{number}"
             slugs[digest] = slug
-        phases = list(plan.phases(recipe))
+        phases = list(outline.phases(recipe))
         steps, most = sum(p.phase.steps for p in phases), max(p.sequences_per_step for p in phases)
         known.append(Entry(arm, slugs[digest], steps=steps, sequences=most, recipe=recipe))
     return known
@@ -145,7 +146,7 @@ def essence(recipe: Recipe) -> dict[str, Any]:
         if recipe.reward.policy == "auto":
             values["reward"].pop("weight")
     if objectives == {"labels"}:
-        per_step = next(plan.phases(recipe)).sequences_per_step
+        per_step = next(outline.phases(recipe)).sequences_per_step
         values["train"] |= {"questions_per_step": per_step, "teacher_logits": None, "teacher_top_k": None}
         for name in ("mask", "responses", "reward", "teachers"):
             values.pop(name)

@@ -11,7 +11,7 @@ from typing import Any
 
 from masters_edge.ablate.table import difference
 from masters_edge.benchmarks.report import style
-from masters_edge.files import whole_file
+from masters_edge.common.files import whole_file
 
 BETTER, WORSE, NEITHER = "#009e73", "#d55e00", "#0072b2"  # Okabe and Ito 2008
 _COLOURS = {"better": BETTER, "worse": WORSE, "": NEITHER}

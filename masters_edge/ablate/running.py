@@ -10,8 +10,8 @@ from typing import Any
 from masters_edge.ablate.evaluate import Task, perform, result, stale
 from masters_edge.ablate.jobs import Job
 from masters_edge.ablate.workers import Workers
-from masters_edge.display import errors, progress, say
-from masters_edge.errors import UserError
+from masters_edge.common.display import errors, progress, say
+from masters_edge.common.errors import UserError
 
 
 @dataclass

@@ -9,7 +9,7 @@ from masters_edge.ablate.arms import TITLES
 from masters_edge.ablate.jobs import Entry, Job
 from masters_edge.ablate.running import Outcomes
 from masters_edge.ablate.statistics import Estimate, estimate, paired
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.recipe import Recipe
 
 SCHEMA_VERSION = 1

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from masters_edge.benchmarks.metrics import wilson_interval
 from masters_edge.benchmarks.report.markdown import escape
 from masters_edge.benchmarks.report.markdown import table as rows_of
+from masters_edge.scoring.metrics import wilson_interval
 
 
 def render(found: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 Item = TypeVar("Item")
 _CONTEXT = multiprocessing.get_context("spawn")
@@ -107,7 +107,7 @@ def _work(pipe: connection.Connection, perform: Callable[[Any], Any], threads: i
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is imported
-    from masters_edge.quiet import hush
+    from masters_edge.common.quiet import hush
 
     hush()
     while True:

@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from masters_edge.common.errors import UserError
 from masters_edge.data.rows import Row
-from masters_edge.errors import UserError
 
 COLUMNS = ("messages", "conversations")
 USER, ASSISTANT = ("user", "human"), ("assistant", "gpt")

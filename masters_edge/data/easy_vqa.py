@@ -7,8 +7,8 @@ import importlib.util
 import json
 from pathlib import Path
 
+from masters_edge.common.errors import UserError
 from masters_edge.data.records import Question
-from masters_edge.errors import UserError
 
 SPLITS = ("train", "test")
 

@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from masters_edge.common.errors import UserError
 from masters_edge.data.records import Question
-from masters_edge.errors import UserError
 
 
 def fingerprint(questions: Iterable[Question]) -> str:

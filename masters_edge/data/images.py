@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
+from masters_edge.common.errors import UserError
 from masters_edge.data.records import Question, open_image
 from masters_edge.data.rows import Rows
-from masters_edge.errors import UserError
 
 # How base64 of PNG, JPEG, GIF, WebP, TIFF begins; base64 has no ".", which file names of images nearly always have.
 BASE64_BEGINNINGS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "SUkq", "TU0AK")

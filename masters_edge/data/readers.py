@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from masters_edge.benchmarks import metrics
+from masters_edge.common.errors import UserError
 from masters_edge.data import chat, easy_vqa, sources
 from masters_edge.data.images import ImageFinder
 from masters_edge.data.records import Question
 from masters_edge.data.rows import Row, Rows
-from masters_edge.errors import UserError
+from masters_edge.scoring import metrics
 
 if TYPE_CHECKING:
     from masters_edge.recipe.schema import Source

@@ -13,8 +13,8 @@ from typing import Protocol, runtime_checkable
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from masters_edge.errors import UserError
-from masters_edge.pictures import to_rgb, upright
+from masters_edge.common.errors import UserError
+from masters_edge.common.pictures import to_rgb, upright
 
 # What Pillow's decoders raise on damaged files, beyond its own UnidentifiedImageError.
 BROKEN = (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, struct.error)

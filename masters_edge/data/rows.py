@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 Row = dict[str, Any]
 

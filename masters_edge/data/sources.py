@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from masters_edge.common.errors import UserError
 from masters_edge.data.rows import JsonLines, Rows, Table, csv_rows, json_list
-from masters_edge.errors import UserError
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 METADATA = tuple(stem + suffix for stem in ("questions", "metadata") for suffix in SUFFIXES)

@@ -8,8 +8,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from masters_edge.common.errors import UserError
 from masters_edge.data.records import Question
-from masters_edge.errors import UserError
 
 
 def _ranked(names: Iterable[str], seed: int, purpose: str) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 _FAMILIES: dict[str, "Family"] = {}
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from masters_edge.errors import UserError
-from masters_edge.quiet import hush, hush_transformers
+from masters_edge.common.errors import UserError
+from masters_edge.common.quiet import hush, hush_transformers
 
 
 def load_model(source: str, *, dtype: Any = None) -> Any:

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from masters_edge import kept
+from masters_edge.common import memo
+from masters_edge.common.errors import UserError
 from masters_edge.data.images import first_by_image
 from masters_edge.data.records import Question, image_size, open_image
-from masters_edge.errors import UserError
 from masters_edge.families.base import Family, family_of
 from masters_edge.families.loading import load_config, load_processor
 
@@ -47,7 +47,7 @@ class Prompter:
             config = load_config(source)
             return cls(load_processor(source), family_of(config, source), config)
 
-        return kept.once("prompter", lambda: _processor_of(source), make)
+        return memo.once("prompter", lambda: _processor_of(source), make)
 
     @property
     def tokenizer(self) -> Any:
@@ -61,7 +61,7 @@ class Prompter:
                 features that the model makes of the image.
         """
         kept = self._images.get(question.image_id)
-        if kept is None or (question.text, kept[0]) not in self._ids:
+        if kept is None or (question.text, memo[0]) not in self._ids:
             kept = self._build(question)
         key = (question.text, kept[0])
         self._ids.move_to_end(key)

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from masters_edge import runs
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.plan import cures, memory, prompts, rates, step, tokens
 from masters_edge.plan.disk import PhaseDisk, phase_disk
 from masters_edge.plan.memory import Machine, Models, Sharding, Usage
@@ -20,6 +19,7 @@ from masters_edge.plan.rates import Rates
 from masters_edge.plan.shapes import Shape, shape
 from masters_edge.plan.tokens import Lengths, PhaseTokens
 from masters_edge.recipe import Recipe, load
+from masters_edge.run import folder as runs
 from masters_edge.training.setup import questions_per_device
 
 SCHEMA_VERSION = 1

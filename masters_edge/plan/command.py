@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast, get_args
 
-from masters_edge.display import console, say
-from masters_edge.errors import UserError
-from masters_edge.files import write_json
+from masters_edge.common.display import console, say
+from masters_edge.common.errors import UserError
+from masters_edge.common.files import write_json
+from masters_edge.common.quiet import hush_transformers
 from masters_edge.plan import Asked, plan, screen
 from masters_edge.plan.memory import Sharding
-from masters_edge.quiet import hush_transformers
 
 
 def show(

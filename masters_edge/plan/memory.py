@@ -21,11 +21,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from masters_edge.masking import dropped_count, maskable
 from masters_edge.plan import step
 from masters_edge.plan.prompts import Prompt
 from masters_edge.plan.shapes import Shape
 from masters_edge.recipe import Phase, Recipe
+from masters_edge.teacher.masking import dropped_count, maskable
 from masters_edge.training import needs_reference, needs_teacher
 
 Sharding = Literal["none", "fsdp2", "zero3"]

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from masters_edge import data
+from masters_edge.common.errors import UserError
 from masters_edge.data.records import Question
-from masters_edge.errors import UserError
 from masters_edge.families import load_processor
 from masters_edge.families.prompts import Prompter
 from masters_edge.plan.shapes import Shape

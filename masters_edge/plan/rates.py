@@ -18,12 +18,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from masters_edge import schedule
+from masters_edge.common.errors import UserError
+from masters_edge.common.files import write_json
 from masters_edge.data.records import Question
-from masters_edge.errors import UserError
-from masters_edge.files import write_json
 from masters_edge.plan.tokens import PhaseTokens
-from masters_edge.recipe import Phase, Recipe, load
+from masters_edge.recipe import Phase, Recipe, load, schedule
 
 CHECKED = 200  # images opened for the time that opening all takes
 STEPS = 12  # optimizer steps that are timed, the first of them left out
@@ -121,13 +120,13 @@ class _Calibration:
     """One measurement: the objects of a run, made as `distill` makes them."""
 
     def __init__(self, recipe: Recipe, recipe_path: Path, folder: Path) -> None:
-        from masters_edge import processes
+        from masters_edge.common import processes
         from masters_edge.distill import read_questions
         from masters_edge.families.prompts import Prompter
         from masters_edge.plan.memory import AUTO_R_MAX
         from masters_edge.recipe import checkpoint
         from masters_edge.recipe.stages import five_stages
-        from masters_edge.teachers import TeacherChain
+        from masters_edge.teacher.chain import TeacherChain
 
         self.recipe, self.folder, self.device = recipe, folder, processes.state().device
         self.source = checkpoint(recipe.student, recipe_path)
@@ -178,8 +177,8 @@ class _Calibration:
 
     def _responses(self, student: Any, phase: Phase, pool: list[Question]) -> list[Any]:
         """Times answering and scoring; returns visits enough for the training steps, of the first stage."""
+        from masters_edge.engines.transformers import Engine, Request, sampled
         from masters_edge.responses import scoring, store
-        from masters_edge.responses.engine import Engine, Request, sampled
         from masters_edge.training import Visit
 
         options = self.recipe.responses

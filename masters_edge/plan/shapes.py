@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
+from masters_edge.common.quiet import hush, hush_transformers
 from masters_edge.families import load_config
 from masters_edge.families.base import Family, family_of
 from masters_edge.plan.published import SHAPES
-from masters_edge.quiet import hush, hush_transformers
 
 PARTS = ("vision", "connector", "embeddings", "decoder", "head")
 _CONNECTORS = ("merger", "connector", "projector", "image_newline")

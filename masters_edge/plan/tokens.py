@@ -7,9 +7,8 @@ every response they are upper bounds: responses end earlier, and identical ones 
 from dataclasses import dataclass
 from typing import Any
 
-from masters_edge import schedule
 from masters_edge.plan.shapes import Shape
-from masters_edge.recipe import Phase, Recipe
+from masters_edge.recipe import Phase, Recipe, schedule
 from masters_edge.recipe.stages import five_stages
 from masters_edge.training import needs_reference, needs_teacher
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 # Shapes that come with masters-edge, by the names people use; the values are keys of `plan.published.SHAPES`.
 NAMES = {

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from masters_edge.display import console, progress, say
-from masters_edge.errors import UserError
+from masters_edge.common.display import console, progress, say
+from masters_edge.common.errors import UserError
 
 if TYPE_CHECKING:
     from masters_edge.benchmarks import Subject
@@ -71,13 +71,14 @@ def _millions(count: int) -> str:
 
 def _wanted(targets: Sequence[str], schemes: Sequence[str] | None, found: "Architecture") -> list[tuple[str, str]]:
     """Each target with each scheme that it can hold; what is left out is said."""
-    from masters_edge.export import pipeline, registry
-    from masters_edge.export.quantize import plan
+    from masters_edge.common import registry
+    from masters_edge.common.quiet import hush
+    from masters_edge.export import pipeline
     from masters_edge.preview import cost
-    from masters_edge.quiet import hush
+    from masters_edge.quantization import by_part
 
     pairs = []
-    plans = {scheme: plan.plan(scheme) for scheme in schemes or SCHEMES}
+    plans = {scheme: by_part.plan(scheme) for scheme in schemes or SCHEMES}
     for target in dict.fromkeys(targets):
         registry.check(target, "target", pipeline.targets())
         able = registry.load(pipeline.targets_package, target).SCHEMES
@@ -112,12 +113,12 @@ def _subject(found: "Architecture", checkpoint: Path, folder: Path, target: str,
     """The bundle, exported where it isn't there or isn't up to date."""
     from masters_edge import workflow
     from masters_edge.benchmarks import Subject
-    from masters_edge.export.quantize import plan
     from masters_edge.preview import exporting
+    from masters_edge.quantization import by_part
 
     place = folder / f"{target}-{scheme}"
     with progress(f"{target} {scheme}", 100) as bar:
-        if workflow._up_to_date(place, checkpoint, target, plan.plan(scheme), "rtn"):
+        if workflow._up_to_date(place, checkpoint, target, by_part.plan(scheme), "rtn"):
             bar(completed=100, note="exported before")
         else:
             exporting.export(

@@ -1,7 +1,7 @@
 """What a preview takes of the machine that makes it: memory, disk and time, estimated before anything starts.
 
     checkpoint = 2 bytes x parameters
-    bundles = sum over target and scheme of export/room.py's estimate, of which the copy is needed once
+    bundles = sum over target and scheme of export/disk_space.py's estimate, of which the copy is needed once
     memory = FLOAT32 x 4 bytes x parameters + libraries
 
 The factors were measured at SmolVLM-256M's shape (docs/results/export.md); time is that on two cores.
@@ -14,10 +14,10 @@ from pathlib import Path
 
 import psutil
 
-from masters_edge.errors import UserError
-from masters_edge.export import room
-from masters_edge.export.quantize import plan as plans
+from masters_edge.common.errors import UserError
+from masters_edge.export import disk_space
 from masters_edge.preview.weights import stored_bytes
+from masters_edge.quantization import by_part as plans
 
 LARGE = 1_000_000_000  # parameters from which on a preview asks before it starts
 _MEMORY = {"onnx": 2.9, "onnx_portable": 2.9, "openvino": 3.0, "coreml": 3.8, "gguf": 3.7}  # of the float32 weights
@@ -53,7 +53,7 @@ def estimate(parameters: Mapping[str, int], wanted: Sequence[tuple[str, str]], m
     """
     total = sum(parameters.values())
     both = dict(parameters) | {"head": parameters["head"] or parameters["embeddings"], "elsewhere": 0}
-    each = [room.needed(both, plans.plan(scheme)) for _, scheme in wanted]
+    each = [disk_space.needed(both, plans.plan(scheme)) for _, scheme in wanted]
     disk = sum(each) // 2 + max(each, default=0) // 2 + (0 if made else stored_bytes(total))
     factor = max((_MEMORY.get(target, _MEMORY_ELSEWHERE) for target, _ in wanted), default=0.0)
     seconds = sum(_SECONDS.get(target, _SECONDS_ELSEWHERE) for target, _ in wanted) * total / _SECONDS_AT

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 Heard = Callable[[str, float], None]
 

@@ -8,7 +8,7 @@ that of a real tokenizer, since every word of the protocol's questions is one to
 from collections.abc import Callable
 from typing import Any
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 _CHATML = (
     "{% for message in messages %}SYSTEM<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"

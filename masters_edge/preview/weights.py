@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from masters_edge.errors import UserError
-from masters_edge.files import read_json, whole_folder, write_json
+from masters_edge.common.errors import UserError
+from masters_edge.common.files import read_json, whole_folder, write_json
 from masters_edge.preview import processors
 from masters_edge.preview.architecture import Architecture
 

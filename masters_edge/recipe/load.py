@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.recipe.schema import Recipe
 
 Key = tuple[str | int, ...]
@@ -144,8 +144,8 @@ def _fields(key: Key) -> list[str]:
 
 def _names(recipe: Recipe) -> Iterator[tuple[Key, str, list[str]]]:
     """(key, value, known values) of what is looked up in a registry later, hours into a run."""
-    from masters_edge.benchmarks import metrics
     from masters_edge.export import schemes, targets
+    from masters_edge.scoring import metrics
 
     yield ("reward", "metric"), recipe.reward.metric, [*metrics.names(), metrics.JUDGE]
     yield ("bench", "metric"), recipe.bench.metric, metrics.names()

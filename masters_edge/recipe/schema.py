@@ -330,13 +330,13 @@ class Mixed(Section):
     @property
     def name(self) -> str:
         """The plan's name, as in the bundle's folder."""
-        from masters_edge.export.quantize import plan
+        from masters_edge.quantization import by_part
 
-        return plan.plan(self.scheme, self.parts, self.tied).name
+        return by_part.plan(self.scheme, self.parts, self.tied).name
 
     @model_validator(mode="after")
     def _a_plan(self) -> "Mixed":
-        from masters_edge.errors import UserError
+        from masters_edge.common.errors import UserError
 
         try:
             assert self.name

@@ -13,19 +13,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from masters_edge import processes
+from masters_edge.common import processes
 from masters_edge.data.records import Question
+from masters_edge.engines import AnyEngine, Speaker, open_engine
+from masters_edge.engines.transformers import Engine, Request, sampled
 from masters_edge.families.base import Family
 from masters_edge.families.prompts import Prompter
 from masters_edge.recipe import Recipe
+from masters_edge.recipe.schedule import Stage
 from masters_edge.responses import provenance, scoring, shards, store
-from masters_edge.responses.engine import Engine, Request, sampled
-from masters_edge.responses.engines import AnyEngine, Speaker, open_engine
 from masters_edge.responses.scoring import Drawn, Voice
 from masters_edge.responses.store import Response
 from masters_edge.rewards.accuracy import Item, Scorer
-from masters_edge.schedule import Stage
-from masters_edge.teachers import TeacherChain
+from masters_edge.teacher.chain import TeacherChain
 
 Progress = Callable[[int], None]
 

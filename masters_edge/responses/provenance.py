@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from masters_edge.common.files import write_json
 from masters_edge.data.records import Question
 from masters_edge.families.prompts import Prompter
-from masters_edge.files import write_json
 from masters_edge.recipe import Recipe
+from masters_edge.recipe.schedule import Stage
 from masters_edge.recipe.schema import Endpoint
 from masters_edge.responses.store import SCHEMA_VERSION
 from masters_edge.rewards.judge.prompt import VERSION as judge_prompt
-from masters_edge.schedule import Stage
-from masters_edge.teachers import TeacherChain
+from masters_edge.teacher.chain import TeacherChain
 
 _SAMPLING = ("student", "teacher", "temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens")
 DESCRIPTION = "key.json"

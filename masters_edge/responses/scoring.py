@@ -18,8 +18,8 @@ from masters_edge.families.prompts import Prompter
 from masters_edge.objective import chunked, sequences
 from masters_edge.objective.divergence import TopLogProbs, jsd, log_softmax
 from masters_edge.recipe import Recipe
+from masters_edge.recipe.schedule import Stage
 from masters_edge.responses.store import Response
-from masters_edge.schedule import Stage
 
 Drawn = dict[str, list[tuple[tuple[int, ...], str]]]
 """By question id, every response (token ids) and who gave it: `student` or `teacher`."""

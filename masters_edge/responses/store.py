@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from masters_edge import __version__
-from masters_edge.errors import UserError
-from masters_edge.files import whole_file
+from masters_edge.common.errors import UserError
+from masters_edge.common.files import whole_file
 
 SCHEMA_VERSION = 3
 _VERSION_KEY = b"masters_edge_schema_version"

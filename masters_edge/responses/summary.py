@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from masters_edge import rewards
-from masters_edge.files import read_json, write_json
+from masters_edge.common.files import read_json, write_json
 from masters_edge.recipe.schema import Reward
 from masters_edge.responses import store
 

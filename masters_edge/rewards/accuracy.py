@@ -1,6 +1,6 @@
 """R_acc (METHOD 5): how well each response matches its question's accepted answers, by a rule or by a judge.
 
-In: items, each with the name of its metric. Out: a verdict per item, in order. Rules (`benchmarks/metrics.py`) score at
+In: items, each with the name of its metric. Out: a verdict per item, in order. Rules (`scoring.metrics`) score at
 once; the metric `judge` asks a language model, which is loaded or called only when a question needs it, and whose
 verdicts are kept on disk. A verdict without a score is left out of R_acc and counted; it is never a 0.
 """
@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from masters_edge.benchmarks import metrics
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.recipe.schema import Reward
+from masters_edge.scoring import metrics
 
 if TYPE_CHECKING:
     from masters_edge.rewards.judge.panel import Panel

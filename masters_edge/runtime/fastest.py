@@ -19,9 +19,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from masters_edge import cpu
-from masters_edge.errors import UserError
-from masters_edge.files import whole_file
+from masters_edge.common import cpu
+from masters_edge.common.errors import UserError
+from masters_edge.common.files import whole_file
 from masters_edge.runtime import backends
 
 VERSION = 1  # of the kept choice and of the way it is measured
@@ -61,7 +61,7 @@ class Choice:
 
 def of_bundle(folder: Path, threads: int) -> Choice:
     """What `Student.load(folder, threads=threads)` runs on; measured where it isn't known."""
-    from masters_edge import bundle
+    from masters_edge.bundle import manifest as bundle
 
     manifest = bundle.read(folder)
     return choose(manifest.target, folder, manifest.graphs, threads)

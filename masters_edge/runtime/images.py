@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from masters_edge.errors import UserError
-from masters_edge.pictures import upright
+from masters_edge.common.errors import UserError
+from masters_edge.common.pictures import upright
 
 
 def open_image(source: Image.Image | Path | str) -> Image.Image:

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from masters_edge import cpu
-from masters_edge.errors import UserError
+from masters_edge.common import cpu
+from masters_edge.common.errors import UserError
 from masters_edge.runtime import images
 from masters_edge.runtime.backends import Backend, Question, WholeBackend, open_backend
 from masters_edge.runtime.families import OWN_MODEL_TYPE, Seen, open_family, read_json
@@ -117,7 +117,7 @@ class Student:
         `threads`: inside one operator; None takes OMP_NUM_THREADS, or else every core this process may use. Raises
         UserError for a missing, changed or newer bundle, or an unknown backend.
         """
-        from masters_edge import bundle as bundles
+        from masters_edge.bundle import manifest as bundles
 
         folder = Path(bundle)
         manifest = bundles.check(folder) if check else bundles.read(folder)

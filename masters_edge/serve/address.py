@@ -7,7 +7,7 @@ import socket
 
 import psutil
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 
 def listen(host: str, port: int) -> socket.socket:

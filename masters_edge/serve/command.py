@@ -8,10 +8,10 @@ from typing import Any
 
 import uvicorn
 
-from masters_edge import bundle as bundles
-from masters_edge.bundle import Manifest
-from masters_edge.display import say
-from masters_edge.errors import UserError
+from masters_edge.bundle import manifest as bundles
+from masters_edge.bundle.manifest import Manifest
+from masters_edge.common.display import say
+from masters_edge.common.errors import UserError
 from masters_edge.runtime import Student
 from masters_edge.serve.address import in_url, is_local, listen, reached_at
 from masters_edge.serve.app import make_app

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.runtime import Answer, Student
 from masters_edge.serve import pictures
 from masters_edge.serve.refusals import Refused

@@ -8,7 +8,7 @@ import warnings
 
 from PIL import Image, UnidentifiedImageError
 
-from masters_edge.pictures import upright
+from masters_edge.common.pictures import upright
 from masters_edge.serve.refusals import Refused
 
 # What cameras, phones and screenshots make. Pillow knows dozens more, with decoders that few people look at.

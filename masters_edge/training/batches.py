@@ -17,10 +17,10 @@ from masters_edge import rewards
 from masters_edge.data.records import Question
 from masters_edge.families.prompts import Prompter
 from masters_edge.objective import sequences
+from masters_edge.recipe.schedule import Stage
 from masters_edge.recipe.schema import Reward
 from masters_edge.responses import store
-from masters_edge.schedule import Stage
-from masters_edge.teachers import TeacherChain
+from masters_edge.teacher.chain import TeacherChain
 
 _SHARDS_KEPT = 8
 

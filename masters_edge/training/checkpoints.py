@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from masters_edge import processes
+from masters_edge.common import processes
 
 COMPLETE = "complete"  # marks a checkpoint that was written to its end
 

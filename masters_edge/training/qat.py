@@ -12,14 +12,14 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.objective.chunked import Head
 from masters_edge.recipe import Phase, Recipe
 from masters_edge.recipe.schema import Qat
 
 if TYPE_CHECKING:
-    from masters_edge.export.quantize.plan import Plan
-    from masters_edge.export.quantize.schemes import Scheme
+    from masters_edge.quantization.by_part import Plan
+    from masters_edge.quantization.schemes import Scheme
 
 
 def plan_of(qat: Qat) -> "Plan":
@@ -28,10 +28,10 @@ def plan_of(qat: Qat) -> "Plan":
     Raises:
         UserError: an unknown scheme or preset, or one without integers.
     """
-    from masters_edge.export.quantize import plan
+    from masters_edge.quantization import by_part
 
     entry = qat.scheme
-    found = plan.plan(entry) if isinstance(entry, str) else plan.plan(entry.scheme, entry.parts, entry.tied)
+    found = by_part.plan(entry) if isinstance(entry, str) else by_part.plan(entry.scheme, entry.parts, entry.tied)
     if all(scheme.bits is None for scheme in found.parts.values()):
         raise UserError(f"quantize.qat.scheme {found.name} has no integers to train for; use int4, int8 or a preset")
     return found

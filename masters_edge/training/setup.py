@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, TrainingArguments
 
-from masters_edge import processes, schedule
-from masters_edge.errors import UserError
-from masters_edge.recipe import Phase, Recipe
+from masters_edge.common import processes
+from masters_edge.common.errors import UserError
+from masters_edge.recipe import Phase, Recipe, schedule
 from masters_edge.recipe.schema import Lora
 from masters_edge.training import qat, sharded
 

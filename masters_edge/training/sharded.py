@@ -15,7 +15,7 @@ from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.objective.chunked import Head
 
 

@@ -15,15 +15,16 @@ import numpy as np
 import torch
 from transformers import PrinterCallback, Trainer
 
-from masters_edge import processes, rewards
+from masters_edge import rewards
+from masters_edge.common import processes
+from masters_edge.common.files import whole_folder
 from masters_edge.families.base import Family
 from masters_edge.families.prompts import Prompter
-from masters_edge.files import whole_folder
 from masters_edge.objective import chunked, sequences
 from masters_edge.objective.divergence import TopLogProbs
 from masters_edge.objective.terms import LogitsOf, Objective, Tokens
 from masters_edge.recipe import Phase, Recipe
-from masters_edge.teachers import TeacherChain
+from masters_edge.teacher.chain import TeacherChain
 from masters_edge.training import batches, qat, sharded
 from masters_edge.training.setup import has_adapters, live_rewards, needs_reference, plain_student
 

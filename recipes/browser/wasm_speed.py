@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from masters_edge.quiet import hush
+from masters_edge.common.quiet import hush
 
 hush()
 ROOT = Path(__file__).resolve().parents[2]

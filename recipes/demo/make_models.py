@@ -13,7 +13,7 @@ backgrounds, outlines, tilted and stretched shapes, shades of a colour) and from
 what a shape is and how to answer, but not this data set's images, its wordings or its negations.
 """
 
-from masters_edge.quiet import hush
+from masters_edge.common.quiet import hush
 
 hush()  # before torch is imported
 
@@ -32,10 +32,10 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast, SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMProcessor
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
+from masters_edge.common.quiet import hush_transformers
 from masters_edge.data import easy_vqa
 from masters_edge.data.records import open_image
 from masters_edge.families import video_slot
-from masters_edge.quiet import hush_transformers
 
 SHAPES = ("circle", "rectangle", "triangle")
 COLOURS = {

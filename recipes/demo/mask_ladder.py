@@ -11,8 +11,8 @@ from masters_edge.data import easy_vqa, sample
 from masters_edge.families import load_model, load_processor
 from masters_edge.families.base import family_of
 from masters_edge.families.prompts import Prompter
-from masters_edge.mask_ladder import Rung, climb
 from masters_edge.recipe.schema import Mask
+from masters_edge.teacher.ladder import Rung, climb
 
 QUESTIONS = 1500
 

@@ -21,18 +21,18 @@ import torch
 from grouped import VOCABULARY, Step
 
 from masters_edge import data
+from masters_edge.common.display import say
 from masters_edge.data import easy_vqa
-from masters_edge.display import say
+from masters_edge.engines.transformers import Engine, Request
 from masters_edge.families import load_model, load_processor
 from masters_edge.families.base import family_of
 from masters_edge.families.prompts import Prompter
-from masters_edge.masking import mask_
 from masters_edge.objective import chunked, sequences
 from masters_edge.objective.divergence import TopLogProbs, jsd, truncated_jsd
 from masters_edge.objective.terms import Objective, Tokens
 from masters_edge.recipe.schema import Phase, Reward
 from masters_edge.responses import store
-from masters_edge.responses.engine import Engine, Request
+from masters_edge.teacher.masking import mask_
 
 ROOT = Path(__file__).parents[2]
 KS = (1, 4, 16, 64, 256)

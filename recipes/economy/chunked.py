@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from masters_edge.display import say
+from masters_edge.common.display import say
 
 HIDDEN = 256
 

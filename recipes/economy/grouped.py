@@ -14,7 +14,7 @@ import shapes
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from masters_edge.display import say
+from masters_edge.common.display import say
 from masters_edge.families.base import family_of
 from masters_edge.objective import chunked, sequences
 from masters_edge.objective.divergence import jsd, kl

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from masters_edge.masking import MaskedTeacher
+from masters_edge.teacher.masking import MaskedTeacher
 
 RATIOS = (0.20, 0.15, 0.10, 0.05, 0.0)
 SIDE = 4096

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from masters_edge.quiet import hush, hush_transformers
+from masters_edge.common.quiet import hush, hush_transformers
 
 hush()
 

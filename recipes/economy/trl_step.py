@@ -16,7 +16,7 @@ import shapes
 import torch
 from cached import Live
 
-from masters_edge.display import say
+from masters_edge.common.display import say
 from masters_edge.families import load_processor
 
 ROOT = Path(__file__).parents[2]

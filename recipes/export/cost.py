@@ -23,8 +23,8 @@ def one(student: Path, target: str, scheme: str, out: Path) -> dict[str, Any]:
     import numpy as np
     from PIL import Image
 
-    from masters_edge import bundle
     from masters_edge.benchmarks.machine import peak_rss_mib
+    from masters_edge.bundle import manifest as bundle
     from masters_edge.export import export_student
 
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (512, 512, 3), np.uint8))

@@ -6,7 +6,7 @@ config). The tokenizer is a small one trained here: what it lacks in words only 
 
 from pathlib import Path
 
-from masters_edge.quiet import hush, hush_transformers
+from masters_edge.common.quiet import hush, hush_transformers
 
 hush()
 

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from masters_edge import bundle
+from masters_edge.bundle import manifest as bundle
 
 HEAD = [
     "| bundle | MB | parity: vision, decoder | answers equal to PyTorch's, exact / shipped | accuracy, % |",

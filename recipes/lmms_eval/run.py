@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from masters_edge.benchmarks import Subject, bench, suites
-from masters_edge.files import write_text
+from masters_edge.common.files import write_text
 
 HERE = Path(__file__).resolve().parent
 REQUIREMENTS = HERE / "requirements.txt"

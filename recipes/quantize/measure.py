@@ -25,13 +25,13 @@ import torch
 
 from masters_edge import data
 from masters_edge.benchmarks import suites
+from masters_edge.common.display import say
 from masters_edge.data.images import open_image
-from masters_edge.display import say
 from masters_edge.distill import distill
 from masters_edge.export import quantize
 from masters_edge.export import student as students
-from masters_edge.export.quantize import plan, schemes
 from masters_edge.families.prompts import Prompter
+from masters_edge.quantization import by_part, schemes
 from masters_edge.recipe import load
 from masters_edge.recipe.load import dump
 
@@ -91,7 +91,9 @@ def answers(run: Path, scheme: str, method: str) -> np.ndarray:
     if not kept.exists():
         student = students.load(run / "student")
         if scheme != "fp32":
-            quantize.quantize(student, plan.plan(scheme), method, calibration_samples() if method == "gptq" else None)
+            quantize.quantize(
+                student, by_part.plan(scheme), method, calibration_samples() if method == "gptq" else None
+            )
         found = ask(student.model)
         with kept.with_suffix(".part").open("wb") as file:
             np.save(file, found)

@@ -14,8 +14,8 @@ import random
 import time
 from pathlib import Path
 
+from masters_edge.agreement import command as agreement
 from masters_edge.data import easy_vqa
-from masters_edge.rewards.judge import agreement
 
 
 def answers(path: Path, count: int, seed: int = 0) -> None:

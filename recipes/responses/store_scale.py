@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from masters_edge.display import say
+from masters_edge.common.display import say
 from masters_edge.responses import shards, store
 from masters_edge.responses.store import Origin, Response
 

@@ -36,13 +36,13 @@ def main() -> None:
     options = parse()
     import transformers
 
+    from masters_edge.engines import Speaker
+    from masters_edge.engines.endpoint import EndpointEngine
+    from masters_edge.engines.transformers import Engine, Request, sampled
+    from masters_edge.engines.vllm import VllmEngine
     from masters_edge.families import load_model
     from masters_edge.families.prompts import Prompter
-    from masters_edge.masking import mask_
-    from masters_edge.responses.engine import Engine, Request, sampled
-    from masters_edge.responses.engines import Speaker
-    from masters_edge.responses.engines.endpoint import EndpointEngine
-    from masters_edge.responses.engines.vllm import VllmEngine
+    from masters_edge.teacher.masking import mask_
 
     with contextlib.ExitStack() as held:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory()))
@@ -166,7 +166,7 @@ def first_tokens(model: Any, speaker: Any, asked: list[Question], found: Any, sa
     them: the mean of -log p over all draws, beside what draws from p have, the entropy of p, +- two standard errors."""
     import torch
 
-    from masters_edge.responses.sampling import warpers
+    from masters_edge.engines.sampling import warpers
 
     surprises: list[float] = []
     entropies, variances = [], []

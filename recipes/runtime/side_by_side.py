@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from masters_edge.quiet import hush
+from masters_edge.common.quiet import hush
 
 hush()
 if __name__ == "__main__":  # `recipes/` is no package: its files find each other as scripts do
@@ -173,7 +173,7 @@ def plain_openvino(folder: Path, threads: int) -> Callable[[], dict[str, float]]
     """The files of our OpenVINO bundle, compiled and run as its tutorials do."""
     import numpy as np
 
-    from masters_edge.quiet import import_openvino
+    from masters_edge.common.quiet import import_openvino
 
     bundle = folder / "openvino-int4"
     graphs = json.loads((bundle / "manifest.json").read_text())["graphs"]
@@ -281,7 +281,7 @@ def _join_openvino(folder: Path) -> None:
     """Embedding and decoder as one model of token ids, as optimum-intel exports a language model."""
     import shutil
 
-    from masters_edge.quiet import import_openvino
+    from masters_edge.common.quiet import import_openvino
 
     openvino = import_openvino()
     bundle, out = folder / "openvino-int4", folder / "openvino-genai"

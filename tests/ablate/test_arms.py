@@ -8,8 +8,8 @@ from masters_edge import recipe as recipes
 from masters_edge.ablate import arms as known
 from masters_edge.ablate import jobs as planning
 from masters_edge.ablate.arms import Choices
-from masters_edge.recipe import plan
-from masters_edge.schedule import group_size
+from masters_edge.recipe.schedule import group_size
+from masters_edge.run import outline
 
 ROOT = Path(__file__).parents[2]
 CHOICES = Choices(chain=("/models/middle",), damaged="/models/damaged", damage=0.4, strong="/models/strong")
@@ -26,7 +26,7 @@ def test_every_arm_has_the_steps_and_sequences_of_the_recipe(name: str) -> None:
     assert len({(arm.group, arm.title) for arm in found}) == len(found)
     for arm in (arm for arm in found if arm.trains):
         recipe = recipes.load(path, [*FOUR_AND_FOUR, *arm.overrides])
-        phases = list(plan.phases(recipe))
+        phases = list(outline.phases(recipe))
         assert sum(phase.phase.steps for phase in phases) == sum(phase.steps for phase in own.train.phases), arm
         assert {phase.sequences_per_step for phase in phases} == {sequences}, arm
         others = {other.title for other in found if other.group == arm.group}

@@ -13,9 +13,9 @@ import pytest
 from masters_edge.ablate import command, evaluate
 from masters_edge.ablate.jobs import Job
 from masters_edge.ablate.running import Outcomes, choose
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.recipe import load
-from masters_edge.runs import Run
+from masters_edge.run.folder import Run
 from tests import tiny
 
 ARGUMENTS = ["train.phases.0.steps=5", "data.limit=null", "--seeds", "2", "--group", "responses", "--jobs", "2"]
@@ -131,9 +131,9 @@ def test_accuracy_is_the_share_of_right_greedy_answers(tiny_recipe: Path) -> Non
     from dataclasses import replace
 
     from masters_edge.distill import read_questions
+    from masters_edge.engines.transformers import Engine
     from masters_edge.families import load_model
     from masters_edge.families.prompts import Prompter
-    from masters_edge.responses.engine import Engine
 
     recipe, student = load(tiny_recipe), str(tiny_recipe.parent / "student")
     asked = read_questions(recipe, tiny_recipe).train[:8]

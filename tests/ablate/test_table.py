@@ -11,7 +11,7 @@ from masters_edge.ablate.arms import Arm
 from masters_edge.ablate.jobs import Entry, Job
 from masters_edge.ablate.running import Outcomes
 from masters_edge.ablate.summary import summarize
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.recipe import load
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from masters_edge.ablate.workers import Workers
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 
 def do(task: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from masters_edge.benchmarks import meters, phases
 from masters_edge.benchmarks.peers import Facts
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 COLD_STARTS = 2
 CHOOSES = True

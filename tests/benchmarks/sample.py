@@ -6,7 +6,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from masters_edge.benchmarks.metrics import wilson_interval
 from masters_edge.benchmarks.results import (
     Accuracy,
     Agreement,
@@ -23,6 +22,7 @@ from masters_edge.benchmarks.results import (
     Sustained,
     Training,
 )
+from masters_edge.scoring.metrics import wilson_interval
 
 DEVICE = Device(
     name="bench-box",

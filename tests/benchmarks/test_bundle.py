@@ -13,8 +13,8 @@ from masters_edge.benchmarks import Subject, bench
 from masters_edge.benchmarks.peers import pytorch
 from masters_edge.benchmarks.report import report
 from masters_edge.benchmarks.suites import Suite, from_questions
+from masters_edge.common.errors import UserError
 from masters_edge.data.records import Question
-from masters_edge.errors import UserError
 from tests import tiny
 from tests.export import bundles
 

@@ -12,7 +12,7 @@ from masters_edge.benchmarks.devices.local import Here
 from masters_edge.benchmarks.measure import Unfinished, seconds_of
 from masters_edge.benchmarks.results import Results
 from masters_edge.benchmarks.suites import Suite
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from tests.benchmarks import fakes
 
 

@@ -15,7 +15,7 @@ from masters_edge.benchmarks.progress import OnProgress, Step, progress_bar
 from masters_edge.benchmarks.protocol import Options, Subject
 from masters_edge.benchmarks.results import Measurement
 from masters_edge.benchmarks.suites import Suite
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from tests.benchmarks import fakes
 
 OPTIONS = Options(threads=1, latency_questions=8, warm_up=3, backend="fake", cases=False)

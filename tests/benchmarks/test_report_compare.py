@@ -14,7 +14,7 @@ from masters_edge import cli
 from masters_edge.benchmarks import results as results_file
 from masters_edge.benchmarks.report import compare, gather
 from masters_edge.benchmarks.results import Measurement, Results, Stage
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from tests.benchmarks import sample
 
 

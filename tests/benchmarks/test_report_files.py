@@ -11,7 +11,7 @@ import pytest
 from masters_edge.benchmarks import results as results_file
 from masters_edge.benchmarks.report import gather, markdown, sheet
 from masters_edge.benchmarks.results import Measurement, Results
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from tests.benchmarks import sample
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from masters_edge.benchmarks import results as results_file
 from masters_edge.benchmarks.report import figures, ladder, report
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from tests.benchmarks import sample
 
 pytest.importorskip("matplotlib")
@@ -39,9 +39,9 @@ def test_reads_what_a_run_wrote(tmp_path: Path) -> None:
 
 
 def test_fields_are_those_of_the_product(tmp_path: Path) -> None:
-    from masters_edge import mask_ladder
+    from masters_edge.teacher import ladder
 
-    assert ladder.SCHEMA_VERSION == mask_ladder.SCHEMA_VERSION
+    assert ladder.SCHEMA_VERSION == ladder.SCHEMA_VERSION
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema_version": 1}', '{"schema_version": 1, "teachers": [{}]}'])

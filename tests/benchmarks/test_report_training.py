@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from masters_edge.benchmarks.report import training
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from tests.benchmarks import sample
 
 

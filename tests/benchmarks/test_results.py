@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from masters_edge.benchmarks import results
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from tests.benchmarks import sample
 
 

@@ -12,7 +12,7 @@ from masters_edge.benchmarks import machine
 from masters_edge.benchmarks.devices import Lost, Wanted, ssh
 from masters_edge.benchmarks.progress import Step
 from masters_edge.benchmarks.suites import Suite
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from tests.benchmarks.board import LoopbackBoard
 from tests.benchmarks.sshd import needs_sshd
 

@@ -11,7 +11,7 @@ import pytest
 
 from masters_edge.benchmarks.devices import Wanted, _openssh, ssh
 from masters_edge.benchmarks.devices._openssh import Address
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from tests.benchmarks.sshd import Sshd, needs_sshd
 
 pytestmark = needs_sshd

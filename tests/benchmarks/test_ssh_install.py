@@ -16,7 +16,7 @@ from masters_edge.benchmarks import Subject, bench, machine
 from masters_edge.benchmarks.devices import Lost, Wanted, _openssh, ssh
 from masters_edge.benchmarks.progress import Step
 from masters_edge.benchmarks.suites import Suite
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from tests.benchmarks.sshd import Sshd, needs_sshd
 from tests.export import bundles
 

@@ -9,7 +9,7 @@ import pytest
 
 from masters_edge.benchmarks import suites
 from masters_edge.benchmarks.suites import Suite
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 
 def test_easy_vqa_is_the_official_test_split() -> None:

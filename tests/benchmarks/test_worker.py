@@ -16,8 +16,8 @@ from masters_edge.benchmarks.devices.local import Here
 from masters_edge.benchmarks.protocol import Options, Subject
 from masters_edge.benchmarks.results import Measurement
 from masters_edge.benchmarks.suites import Suite, from_questions
+from masters_edge.common.errors import UserError
 from masters_edge.data.records import Question
-from masters_edge.errors import UserError
 from tests import tiny
 from tests.benchmarks import fakes
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from masters_edge.common.errors import UserError
 from masters_edge.data import open_image, read
-from masters_edge.errors import UserError
 
 from .conftest import png
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from masters_edge.common.errors import UserError
 from masters_edge.data import Question, fingerprint
-from masters_edge.errors import UserError
 
 BASE = Question("a", "what?", b"12345", "i", "yes", ("yes", "no"))
 

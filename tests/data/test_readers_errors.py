@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from masters_edge.common.errors import UserError
 from masters_edge.data import open_image, read, verify_images
-from masters_edge.errors import UserError
 
 from .conftest import png
 from .test_readers import write_parquet
@@ -201,7 +201,7 @@ def test_hub_out_of_reach(tmp_path: Path):
     """The real library, told to be offline."""
     code = (
         "import sys; from pathlib import Path\n"
-        "from masters_edge.data import read\nfrom masters_edge.errors import UserError\n"
+        "from masters_edge.data import read\nfrom masters_edge.common.errors import UserError\n"
         "try: read('nobody/nothing', split='train', base=Path(sys.argv[1]))\n"
         "except UserError as error: print(error)"
     )

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from masters_edge.common.errors import UserError
 from masters_edge.data import Question, open_image
 from masters_edge.data.records import image_size
-from masters_edge.errors import UserError
 
 
 def question(image) -> Question:

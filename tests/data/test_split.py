@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from masters_edge.common.errors import UserError
 from masters_edge.data import Question, hold_out, keep_labels, sample
-from masters_edge.errors import UserError
 
 
 def make(images: list[int], answered: list[bool] | None = None) -> list[Question]:

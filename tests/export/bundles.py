@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from masters_edge import bundle as manifests
+from masters_edge.bundle import manifest as manifests
 from masters_edge.export import export_student
 from tests import tiny
 

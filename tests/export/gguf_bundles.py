@@ -8,11 +8,11 @@ from typing import Any
 from PIL import Image
 
 from masters_edge.export import graphs
-from masters_edge.export.quantize.plan import plan
 from masters_edge.export.quantize.weights import quantize
 from masters_edge.export.student import LoadedStudent, load
 from masters_edge.export.targets import Job
 from masters_edge.export.targets import gguf as target
+from masters_edge.quantization.by_part import plan
 from masters_edge.runtime.backends import Question
 from masters_edge.runtime.backends.llamacpp import LlamaCpp, open_backend
 from masters_edge.runtime.families import open_family

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.export import student as students
-from masters_edge.export.quantize import calibrate, plan, quantize, rtn
-from masters_edge.export.quantize.schemes import SCHEMES
+from masters_edge.export.quantize import calibrate, quantize, rtn
+from masters_edge.quantization import by_part
+from masters_edge.quantization.schemes import SCHEMES
 from tests import tiny
 
 ROWS, COLUMNS = 24, 96
@@ -98,7 +99,7 @@ def test_methods_quantize_whole_students(loaded: students.LoadedStudent, method:
     """Same layers, same shapes as round-to-nearest; the model computes with what the records mean."""
     samples = [(tiny.picture(seed=number), "what is in this image?") for number in range(4)]
     mine, plain = copy.deepcopy(loaded), copy.deepcopy(loaded)
-    chosen = plan.plan("smallest", {"vision": "int8"})
+    chosen = by_part.plan("smallest", {"vision": "int8"})
     found, other = quantize(mine, chosen, method, samples), quantize(plain, chosen)
     assert found.method == method and found.tensors.keys() == other.tensors.keys()
     differ = 0
@@ -121,11 +122,11 @@ def test_gptq_answers_nearer_than_rounding_to_nearest(loaded: students.LoadedStu
     exact, apart = logits(loaded), {}
     for method in ("rtn", "gptq"):
         student = copy.deepcopy(loaded)
-        quantize(student, plan.plan("int4"), method, samples)
+        quantize(student, by_part.plan("int4"), method, samples)
         apart[method] = sum(float(np.square(a - b).sum()) for a, b in zip(exact, logits(student)))
     assert apart["gptq"] < apart["rtn"], apart
 
 
 def test_gptq_without_samples_says_what_to_do(loaded: students.LoadedStudent) -> None:
     with pytest.raises(UserError, match="gptq needs samples"):
-        quantize(copy.deepcopy(loaded), plan.plan("int4"), "gptq")
+        quantize(copy.deepcopy(loaded), by_part.plan("int4"), "gptq")

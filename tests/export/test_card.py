@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from masters_edge import bundle
+from masters_edge.bundle import manifest as bundle
 from masters_edge.export import card
-from masters_edge.origin import Checkpoint, Origin, Score
+from masters_edge.run.origin import Checkpoint, Origin, Score
+from tests.bundle.test_manifest import manifest
 from tests.export import bundles
-from tests.test_bundle import manifest
 
 ORIGIN = Origin(
     name="demo",

@@ -11,8 +11,8 @@ from torch import nn
 from torchao.quantization import IntxWeightOnlyConfig, quantize_
 from torchao.quantization.granularity import PerAxis, PerGroup
 
-from masters_edge import bundle
-from masters_edge.errors import UserError
+from masters_edge.bundle import manifest as bundle
+from masters_edge.common.errors import UserError
 from masters_edge.export.student import load
 from masters_edge.runtime.backends import open_backend
 from tests.export import bundles

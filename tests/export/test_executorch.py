@@ -10,8 +10,8 @@ from torch import nn
 from torchao.quantization import IntxWeightOnlyConfig, quantize_
 from torchao.quantization.granularity import PerAxis
 
-from masters_edge import bundle
-from masters_edge.errors import UserError
+from masters_edge.bundle import manifest as bundle
+from masters_edge.common.errors import UserError
 from masters_edge.export.quantize.record import QuantizedTensor
 from masters_edge.export.static_graphs.xnnpack import layer
 from masters_edge.export.student import load

@@ -12,9 +12,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
-from masters_edge import bundle
-from masters_edge.errors import UserError
-from masters_edge.export import export_student, graphs, parity, schemes, targets
+from masters_edge.bundle import manifest as bundle
+from masters_edge.common.errors import UserError
+from masters_edge.export import export_student, graphs, schemes, targets
+from masters_edge.export.gate import parity
 from masters_edge.export.targets import onnx as onnx_target
 from tests.export import bundles
 

@@ -16,8 +16,8 @@ import gguf
 import xllamacpp
 from gguf.quants import dequantize
 
-from masters_edge.errors import UserError
-from masters_edge.export import integers
+from masters_edge.common.errors import UserError
+from masters_edge.export.gate import integers
 from masters_edge.export.gguf_files import blocks, tokenizer
 from masters_edge.export.quantize.record import QuantizedTensor
 from masters_edge.export.student import load

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.export import export_student
 from masters_edge.export.graphs import internvl
 from masters_edge.export.quantize.weights import layers_of

@@ -7,8 +7,8 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from masters_edge import bundle
-from masters_edge.export import layers
+from masters_edge.bundle import manifest as bundle
+from masters_edge.export.gate import bisect
 from masters_edge.export.graphs import qwen_vl
 from masters_edge.export.student import LoadedStudent, load
 from tests import tiny
@@ -140,7 +140,7 @@ def test_weights_keep_the_students_names(family: str) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_shortened_tower_still_fits_its_reference(family: str) -> None:
-    with layers.shortened(student(family), qwen_vl.LAYERS["vision_encoder"], 1):
+    with bisect.shortened(student(family), qwen_vl.LAYERS["vision_encoder"], 1):
         reference = qwen_vl.Reference(student(family), tiny.picture(40, 40), "what?", 2)
         vision, embed, decoder = qwen_vl.parts(student(family))
         found = vision.module(*(torch.from_numpy(array) for array in reference.vision_inputs.values()))

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from masters_edge.errors import UserError
-from masters_edge.export import integers
+from masters_edge.common.errors import UserError
+from masters_edge.export.gate import integers
 from masters_edge.export.quantize.record import QuantizedTensor
 
 RECORD = QuantizedTensor(

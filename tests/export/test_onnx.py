@@ -14,12 +14,13 @@ from torch import nn
 from torchao.quantization import IntxWeightOnlyConfig, quantize_
 from torchao.quantization.granularity import PerGroup
 
-from masters_edge import bundle
-from masters_edge.export import export_student, onnx_graphs
+from masters_edge.bundle import manifest as bundle
+from masters_edge.export import export_student
+from masters_edge.export.lowering import onnx_graphs
 from masters_edge.export.quantize.record import QuantizedTensor
-from masters_edge.export.quantize.schemes import SCHEMES
 from masters_edge.export.student import load
 from masters_edge.export.targets import onnx as target
+from masters_edge.quantization.schemes import SCHEMES
 from masters_edge.runtime import Student
 from tests import tiny
 from tests.export import bundles, toys

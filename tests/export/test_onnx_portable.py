@@ -6,11 +6,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from masters_edge import bundle
-from masters_edge.errors import UserError
-from masters_edge.export import export_student, onnx_graphs
-from masters_edge.export.quantize.schemes import SCHEMES
+from masters_edge.bundle import manifest as bundle
+from masters_edge.common.errors import UserError
+from masters_edge.export import export_student
+from masters_edge.export.lowering import onnx_graphs
 from masters_edge.export.targets import onnx_portable as target
+from masters_edge.quantization.schemes import SCHEMES
 from tests.export import bundles, toys
 
 

@@ -15,13 +15,14 @@ from torchao.quantization import IntxWeightOnlyConfig, quantize_
 from torchao.quantization.granularity import PerGroup
 from transformers import AutoTokenizer
 
-from masters_edge import bundle
-from masters_edge.export import graphs, openvino_graphs
+from masters_edge.bundle import manifest as bundle
+from masters_edge.common.quiet import import_openvino
+from masters_edge.export import graphs
 from masters_edge.export.graphs import Part
+from masters_edge.export.lowering import openvino_graphs
 from masters_edge.export.student import load
 from masters_edge.export.targets import Job
 from masters_edge.export.targets import openvino as target
-from masters_edge.quiet import import_openvino
 from masters_edge.runtime.backends.openvino import EXACT
 from tests.export import bundles, toys
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from masters_edge import bundle
+from masters_edge.bundle import manifest as bundle
+from masters_edge.common.quiet import import_openvino
 from masters_edge.export import export_student, graphs
-from masters_edge.export.quantize import plan, quantize
+from masters_edge.export.quantize import quantize
 from masters_edge.export.student import LoadedStudent, load
-from masters_edge.quiet import import_openvino
+from masters_edge.quantization import by_part
 from masters_edge.runtime.backends.openvino import EXACT
 from tests import tiny
 from tests.export import bundles
@@ -42,7 +43,7 @@ def exported(family: str) -> tuple[LoadedStudent, Path]:
     out = bundles.root() / f"{family}-openvino-genai"
     export_student(folder, target="openvino", scheme="int4", out=out, samples=bundles.samples())
     student = load(folder)
-    quantize(student, plan.plan("int4"))
+    quantize(student, by_part.plan("int4"))
     return student, out
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from masters_edge import bundle
+from masters_edge.bundle import manifest as bundle
 from tests.export import bundles
 
 optimum_cli = pytest.importorskip("optimum.commands.optimum_cli")

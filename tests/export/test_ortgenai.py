@@ -11,12 +11,13 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from masters_edge import bundle
+from masters_edge.bundle import manifest as bundle
 from masters_edge.export.genai import ortgenai
 from masters_edge.export.graphs import qwen_vl
-from masters_edge.export.quantize import plan, quantize
+from masters_edge.export.quantize import quantize
 from masters_edge.export.student import LoadedStudent, load
 from masters_edge.export.targets import onnx as onnx_target
+from masters_edge.quantization import by_part
 from masters_edge.runtime.prompt import Prompt
 from tests import tiny
 from tests.export import bundles
@@ -32,7 +33,7 @@ IMAGE_TOKEN = 7
 def finished(family: str, scheme: str) -> tuple[LoadedStudent, Path]:
     """The student as exported, and a copy of its bundle that multiplies exactly."""
     student = load(bundles.student(family))
-    quantize(student, plan.plan(scheme))
+    quantize(student, by_part.plan(scheme))
     folder = bundles.root() / f"{family}-{scheme}-genai"
     shutil.copytree(bundles.exported(family, scheme), folder)
     for file in bundle.read(

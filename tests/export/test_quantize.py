@@ -9,9 +9,9 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.export.quantize import record, rtn
-from masters_edge.export.quantize.schemes import SCHEMES
+from masters_edge.quantization.schemes import SCHEMES
 
 INTEGERS = [name for name, scheme in SCHEMES.items() if scheme.bits]
 

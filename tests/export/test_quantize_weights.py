@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.export import quantize
-from masters_edge.export.quantize import plan, rtn
+from masters_edge.export.quantize import rtn
 from masters_edge.export.quantize.weights import layers_of, part_of
 from masters_edge.export.student import LoadedStudent, load
+from masters_edge.quantization import by_part
 from tests.export import bundles
 
 EMBEDDING = "model.text_model.embed_tokens.weight"
@@ -22,9 +23,9 @@ def fresh() -> LoadedStudent:
     return load(bundles.student("smolvlm"))
 
 
-@pytest.mark.parametrize("name", plan.names())
+@pytest.mark.parametrize("name", by_part.names())
 def test_the_model_holds_what_the_integers_mean(name: str, tmp_path: Path) -> None:
-    student, original, chosen = fresh(), fresh().model, plan.plan(name)
+    student, original, chosen = fresh(), fresh().model, by_part.plan(name)
     found = quantize.quantize(student, chosen)
     layers = layers_of(student)
     parameters = dict(student.model.named_parameters(remove_duplicate=False))
@@ -57,15 +58,15 @@ def test_the_model_holds_what_the_integers_mean(name: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("chosen", "tied"),
     [
-        (plan.plan("int4"), "split"),
-        (plan.plan("int4", tied="shared"), "shared"),
-        (plan.plan("balanced"), "shared"),
-        (plan.plan("balanced", tied="split"), "split"),
-        (plan.plan("fp16"), "shared"),
-        (plan.plan("fp16", {"head": "int8"}), "split"),
+        (by_part.plan("int4"), "split"),
+        (by_part.plan("int4", tied="shared"), "shared"),
+        (by_part.plan("balanced"), "shared"),
+        (by_part.plan("balanced", tied="split"), "split"),
+        (by_part.plan("fp16"), "shared"),
+        (by_part.plan("fp16", {"head": "int8"}), "split"),
     ],
 )
-def test_head_and_embedding(chosen: plan.Plan, tied: str) -> None:
+def test_head_and_embedding(chosen: by_part.Plan, tied: str) -> None:
     student = fresh()
     found = quantize.quantize(student, chosen)
     one = student.model.lm_head.weight is student.model.get_input_embeddings().weight
@@ -78,14 +79,14 @@ def test_head_and_embedding(chosen: plan.Plan, tied: str) -> None:
 def test_a_student_with_two_weights_has_nothing_to_tie() -> None:
     student = fresh()
     student.model.lm_head.weight = nn.Parameter(student.model.lm_head.weight.detach() * 2)
-    found = quantize.quantize(student, plan.plan("smallest"))
+    found = quantize.quantize(student, by_part.plan("smallest"))
     assert found.tied == "never" and not found.notes
     assert not np.array_equal(found.tensors[HEAD].scales, found.tensors[EMBEDDING].scales)
 
 
 def test_float16_is_for_matrices_and_tables() -> None:
     student = fresh()
-    found = quantize.quantize(student, plan.plan("int4", {"vision": "fp16", "embeddings": "fp16"}))
+    found = quantize.quantize(student, by_part.plan("int4", {"vision": "fp16", "embeddings": "fp16"}))
     assert EMBEDDING in found.float16 and HEAD not in found.float16
     assert "model.vision_model.embeddings.patch_embedding.weight" in found.float16
     assert not [name for name in found.float16 if name.endswith("bias") or "norm" in name]
@@ -93,15 +94,15 @@ def test_float16_is_for_matrices_and_tables() -> None:
     student = fresh()
     student.model.lm_head.weight.data[0, 0] = 1e6
     with pytest.raises(UserError, match="holds numbers that float16 doesn't"):
-        quantize.quantize(student, plan.plan("fp16"))
+        quantize.quantize(student, by_part.plan("fp16"))
 
 
 def test_words_for_the_manifest() -> None:
-    found = quantize.quantize(fresh(), plan.plan("int4-g128"))
+    found = quantize.quantize(fresh(), by_part.plan("int4-g128"))
     assert found.parts["decoder"].startswith("int4, groups of 128")
     assert found.parts["head"] == found.parts["embeddings"] == "float32"  # 64 input features have no group of 128
     assert "lm_head: 64 input features are no multiple of 128" in found.kept_float32
-    assert quantize.quantize(fresh(), plan.plan("int8-a8")).activations["decoder"] == 8
+    assert quantize.quantize(fresh(), by_part.plan("int8-a8")).activations["decoder"] == 8
 
 
 def test_the_longest_prefix_says_the_part() -> None:
@@ -113,4 +114,4 @@ def test_the_longest_prefix_says_the_part() -> None:
 
 def test_an_unknown_method_is_one_sentence() -> None:
     with pytest.raises(UserError, match="no quantization method 'gtpq'; did you mean 'gptq'"):
-        quantize.quantize(fresh(), plan.plan("int4"), method="gtpq")
+        quantize.quantize(fresh(), by_part.plan("int4"), method="gtpq")

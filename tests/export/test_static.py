@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.export import graphs, static_graphs
 from masters_edge.export.quantize.record import QuantizedTensor
 from masters_edge.export.static_graphs.decoder import Decoder

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.export import export_student, targets
-from masters_edge.export.quantize.plan import PARTS, Plan, plan
-from masters_edge.export.quantize.schemes import SCHEMES
+from masters_edge.quantization.by_part import PARTS, Plan, plan
+from masters_edge.quantization.schemes import SCHEMES
 from tests import tiny
 from tests.export import bundles, gguf_bundles
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.export import graphs
 from masters_edge.export.genai import transformers_js
 from masters_edge.export.settings import write_settings
@@ -109,10 +109,11 @@ def asked(case: Case, references: list, folder: Path) -> list[dict]:
 
 def references(case: Case, scheme: str) -> list:
     """PyTorch's answers, with the weights that `scheme` leaves."""
-    from masters_edge.export.quantize import plan, quantize
+    from masters_edge.export.quantize import quantize
+    from masters_edge.quantization import by_part
 
     student = load(bundles.student(case.family, case.splitting))
-    quantize(student, plan.plan(scheme), "rtn", bundles.samples())
+    quantize(student, by_part.plan(scheme), "rtn", bundles.samples())
     make = graphs.family(student.model_type).Reference
     return [make(student, tiny.picture(*size, seed=i), QUESTION, TOKENS) for i, size in enumerate(case.sizes)]
 

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from masters_edge.export.graphs import Part
-from masters_edge.export.quantize import plan, rtn
+from masters_edge.export.quantize import rtn
 from masters_edge.export.quantize.weights import Weights
+from masters_edge.quantization import by_part
 
 
 class _Graph(nn.Module):
@@ -35,7 +36,7 @@ class Toy:
     def __init__(self, scheme: str, misuse: bool = False) -> None:
         torch.manual_seed(0)
         self.graph = _Graph(misuse).eval().requires_grad_(False)
-        chosen = plan.plan(scheme, {"embeddings": scheme})
+        chosen = by_part.plan(scheme, {"embeddings": scheme})
         names, tensors, halved = ("table", "wide", "flat"), {}, set()
         for name in names:
             layer = self.graph.get_submodule(name)

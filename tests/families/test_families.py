@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 
+from masters_edge.common.errors import UserError
 from masters_edge.data.records import Question
-from masters_edge.errors import UserError
+from masters_edge.engines.transformers import Engine, Request, sampled
 from masters_edge.families import load_config, load_model, load_processor
 from masters_edge.families.base import Family, family_of
 from masters_edge.families.prompts import Prompter, check_image_tokens
 from masters_edge.objective import sequences
 from masters_edge.recipe.schema import Responses
-from masters_edge.responses.engine import Engine, Request, sampled
 from tests import tiny
 
 SIZES = [(64, 20), (100, 100), (16, 16), (33, 170)]  # width, height

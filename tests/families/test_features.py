@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from masters_edge.data.records import Question
+from masters_edge.engines.transformers import Engine, sampled
 from masters_edge.families import load_model
 from masters_edge.families.features import ImageFeatures
 from masters_edge.families.prompts import Prompter
 from masters_edge.objective import sequences
 from masters_edge.recipe.schema import Responses
-from masters_edge.responses.engine import Engine, sampled
 from tests.tiny import FAMILIES, picture
 
 

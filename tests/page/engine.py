@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from masters_edge import bundle as bundles
 from masters_edge.benchmarks.page import assets
+from masters_edge.bundle import manifest as bundles
 from tests.page.driver import Browser
 
 WEB = Path(assets.__file__).parent / "web"

@@ -20,7 +20,7 @@ from masters_edge.benchmarks.devices import Lost, Wanted, _adb
 from masters_edge.benchmarks.devices import adb as adb_device
 from masters_edge.benchmarks.page import desk
 from masters_edge.benchmarks.suites import Suite, load
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.runtime import Student
 from tests.export import bundles
 from tests.page.adb_stand_in import NO_PERMISSIONS, Phone, StandIn, standing_in

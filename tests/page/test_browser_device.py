@@ -11,7 +11,7 @@ from masters_edge.benchmarks.devices import Wanted, browser, peer_of
 from masters_edge.benchmarks.page import assets, messages
 from masters_edge.benchmarks.page.desk import Desk
 from masters_edge.benchmarks.peers import in_browser
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from tests.page.fake_page import FACTS, bundle
 
 IPHONE = (

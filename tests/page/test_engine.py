@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from masters_edge import bundle as manifests
-from masters_edge.pictures import to_rgb, upright
+from masters_edge.bundle import manifest as manifests
+from masters_edge.common.pictures import to_rgb, upright
 from masters_edge.runtime import Student
 from tests import tiny
 from tests.export import bundles

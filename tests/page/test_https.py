@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from masters_edge.benchmarks.devices import Wanted
 from masters_edge.benchmarks.page import https, link, server
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from tests.page.fake_page import FakePage
 
 NAMES = ("192.168.1.5", "fe80::1", "kitchen.local", "localhost")

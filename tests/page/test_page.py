@@ -20,8 +20,8 @@ from masters_edge.benchmarks.measure import Subject
 from masters_edge.benchmarks.page import assets
 from masters_edge.benchmarks.peers import in_browser
 from masters_edge.benchmarks.suites import load
+from masters_edge.common.errors import UserError
 from masters_edge.data.records import open_image
-from masters_edge.errors import UserError
 from masters_edge.runtime import Student
 from tests import tiny
 from tests.page.conftest import EAGER, Bench, benched, int4, made_later, opened

@@ -14,8 +14,8 @@ import PIL
 import pytest
 from PIL import Image
 
-from masters_edge.errors import UserError
-from masters_edge.pictures import to_rgb
+from masters_edge.common.errors import UserError
+from masters_edge.common.pictures import to_rgb
 from masters_edge.runtime.families import open_family
 
 HERE = Path(__file__).parent

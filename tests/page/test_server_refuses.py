@@ -14,7 +14,7 @@ import pytest
 
 from masters_edge.benchmarks.devices import Wanted
 from masters_edge.benchmarks.page import app, desk, gate, server
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from tests.page.fake_page import FACTS, VERSIONS, FakePage, Host, bundle, stages, student, suite
 
 

@@ -18,12 +18,12 @@ import psutil
 import torch
 
 from masters_edge import training
-from masters_edge.masking import MaskedTeacher
 from masters_edge.objective import sequences
 from masters_edge.objective.divergence import TopLogProbs
 from masters_edge.plan import prompts
 from masters_edge.plan.shapes import shape
 from masters_edge.recipe import Recipe
+from masters_edge.teacher.masking import MaskedTeacher
 
 PICTURE = (384, 256)  # pixels: enough for rows of some length
 
@@ -144,7 +144,7 @@ def peak_bytes() -> int:
 
 
 def main() -> None:
-    from masters_edge.quiet import hush, hush_transformers
+    from masters_edge.common.quiet import hush, hush_transformers
 
     hush()
     hush_transformers()

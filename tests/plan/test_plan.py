@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from masters_edge import cli
+from masters_edge.common.errors import UserError
 from masters_edge.distill import distill
-from masters_edge.errors import UserError
 from masters_edge.plan import Asked, memory, plan, rates
 from masters_edge.plan.tokens import phase_tokens
 from masters_edge.recipe import load

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.families import load_model
 from masters_edge.objective import sequences
 from masters_edge.plan import prompts

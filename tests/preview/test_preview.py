@@ -15,7 +15,7 @@ from safetensors import safe_open
 from masters_edge.benchmarks import Subject, results
 from masters_edge.benchmarks.cases import PROMPTS
 from masters_edge.benchmarks.results import Measurement
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.export.student import load
 from masters_edge.plan.published import PARAMETERS_B
 from masters_edge.preview import architecture, command, cost, exporting, processors, screen, weights

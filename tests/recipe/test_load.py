@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from masters_edge.errors import UserError
-from masters_edge.recipe import Recipe, checkpoint, dump, load, plan
+from masters_edge.common.errors import UserError
+from masters_edge.recipe import Recipe, checkpoint, dump, load
+from masters_edge.run import outline
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -41,7 +42,7 @@ def test_defaults_are_the_papers(recipe) -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
 def test_every_shipped_recipe_is_valid_and_plannable(path: Path) -> None:
-    shown = "\n".join(plan.lines(load(path), path))
+    shown = "\n".join(outline.lines(load(path), path))
     assert "phase 1" in shown and "mask 0.00" in shown
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from masters_edge.errors import UserError
-from masters_edge.files import whole_file
+from masters_edge.common.errors import UserError
+from masters_edge.common.files import whole_file
 from masters_edge.responses import shards, store
 
 WORKER = """

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.responses import store
 from masters_edge.responses.store import Origin, Response
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.recipe.schema import Reward
 from masters_edge.rewards.accuracy import Item, Scorer, Verdict
 from tests.rewards.judge.server import JudgeServer, judge_server

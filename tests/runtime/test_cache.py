@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from masters_edge import bundle
+from masters_edge.bundle import manifest as bundle
 from masters_edge.runtime import Student
 from masters_edge.runtime.backends import Backend, _openvino_decoders, onnxruntime, open_backend
 from tests import tiny

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.export import graphs
 from masters_edge.export.settings import write_settings
 from masters_edge.export.student import LoadedStudent, load

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from masters_edge import bundle as manifests
-from masters_edge.errors import UserError
+from masters_edge.bundle import manifest as manifests
+from masters_edge.common.errors import UserError
 from masters_edge.runtime import Student, backends, fastest
 from masters_edge.runtime.backends import Question
 from tests import tiny

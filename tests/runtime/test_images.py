@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.runtime import images
 from masters_edge.runtime.families.smolvlm import preprocess
 from tests import tiny

@@ -13,12 +13,12 @@ from PIL import Image
 pytest.importorskip("gguf")
 pytest.importorskip("xllamacpp")
 
-from masters_edge.errors import UserError
-from masters_edge.export.quantize.plan import plan
+from masters_edge.common.errors import UserError
 from masters_edge.export.quantize.weights import quantize
 from masters_edge.export.student import load
 from masters_edge.export.targets import Job
 from masters_edge.export.targets import gguf as target
+from masters_edge.quantization.by_part import plan
 from masters_edge.runtime.backends import llamacpp
 from tests import tiny
 from tests.export import gguf_bundles as made_of

@@ -10,7 +10,7 @@ pytest.importorskip("openvino")
 
 import onnx
 
-from masters_edge import bundle as manifests
+from masters_edge.bundle import manifest as manifests
 from masters_edge.runtime import Student
 from tests import tiny
 from tests.export import bundles

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.runtime.prompt import Prompt
 from tests import tiny
 

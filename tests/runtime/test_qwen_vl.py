@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.runtime.families.qwen_vl import preprocess
 
 SETTINGS = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.runtime import Student
 from tests import tiny
 from tests.export import bundles

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.runtime import Student
 from masters_edge.serve import command, requests
 from masters_edge.serve.desk import Desk

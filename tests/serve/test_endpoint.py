@@ -122,7 +122,7 @@ def test_an_answer_ends_when_its_asker_goes(bundle: Path, tmp_path: Path) -> Non
     values = json.loads(config.read_text())
     values["text_config"]["max_position_embeddings"] = 10_000_000
     config.write_text(json.dumps(values))
-    from masters_edge import bundle as manifests
+    from masters_edge.bundle import manifest as manifests
 
     manifests.write(copy, manifests.read(copy))
     body = {"model": "endless", "messages": messages(tiny.picture()), "max_tokens": 5_000_000}

@@ -30,7 +30,7 @@ if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
 
 if __name__ == "__main__":
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        from masters_edge import processes
+        from masters_edge.common import processes
 
         processes.on_cpu = lambda: False  # accelerate looks at DeepSpeed only where it is not told to use the CPU
     from masters_edge.cli import main

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from masters_edge.common.errors import UserError
 from masters_edge.distill import distill
-from masters_edge.errors import UserError
 from masters_edge.families import load_model
 from masters_edge.recipe import load
 from masters_edge.training import setup

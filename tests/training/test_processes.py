@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from masters_edge.common.errors import UserError
 from masters_edge.distill import distill
-from masters_edge.errors import UserError
 from masters_edge.responses import store
 from masters_edge.training import sharded
 from tests import tiny

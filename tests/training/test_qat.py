@@ -9,17 +9,18 @@ import torch
 from torchao.quantization.qat import IntxFakeQuantizeConfig
 from torchao.quantization.qat.fake_quantizer import FakeQuantizerBase
 
+from masters_edge.common import registry
+from masters_edge.common.errors import UserError
 from masters_edge.distill import distill
-from masters_edge.errors import UserError
-from masters_edge.export import graphs, registry
+from masters_edge.export import graphs
 from masters_edge.export import student as students
-from masters_edge.export.quantize import plan as plans
 from masters_edge.export.quantize import quantize
-from masters_edge.export.quantize.schemes import SCHEMES
 from masters_edge.families import load_model
 from masters_edge.objective import chunked
+from masters_edge.quantization import by_part as plans
+from masters_edge.quantization.schemes import SCHEMES
 from masters_edge.recipe import load
-from masters_edge.recipe import plan as recipe_plan
+from masters_edge.run import outline as recipe_plan
 from masters_edge.training import FakeQuantization, qat, sharded
 from tests import tiny
 from tests.training import runs

@@ -1,4 +1,4 @@
-// A picture file to RGB, as masters_edge/pictures.py makes it: upright as its EXIF data say, laid on white.
+// A picture file to RGB, as masters_edge/common/pictures.py makes it: upright as its EXIF data say, laid on white.
 //
 // In: a Blob. Out: {width, height, data}, data a Uint8Array of RGB, row by row. The browser decodes, so equality with
 // Pillow ends where their decoders do: JPEG pixels may be off by one step in a browser with another decoder than

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 _PATIENCE_S = 120.0  # a write takes milliseconds; a slow network disk may take longer
 

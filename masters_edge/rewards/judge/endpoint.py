@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from masters_edge.display import say
-from masters_edge.errors import UserError
+from masters_edge.common.display import say
+from masters_edge.common.errors import UserError
 from masters_edge.recipe.schema import Judge
 from masters_edge.rewards.judge.panel import Reply
 

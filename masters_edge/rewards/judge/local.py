@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from masters_edge import processes
-from masters_edge.errors import UserError
+from masters_edge.common import processes
+from masters_edge.common.errors import UserError
+from masters_edge.common.quiet import hush, hush_transformers
 from masters_edge.families.loading import load_config, load_pretrained
-from masters_edge.quiet import hush, hush_transformers
 from masters_edge.recipe.schema import Judge
 from masters_edge.rewards.judge.panel import Reply
 

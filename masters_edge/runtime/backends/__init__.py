@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 if TYPE_CHECKING:
     from masters_edge.runtime.fastest import Choice

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from masters_edge.quiet import import_openvino
+from masters_edge.common.quiet import import_openvino
 from masters_edge.runtime.backends import _openvino_graphs as changes
 
 _ROOM = 256  # tokens that a new cache has more than are needed, at least

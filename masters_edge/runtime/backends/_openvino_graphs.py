@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from masters_edge.quiet import import_openvino
+from masters_edge.common.quiet import import_openvino
 
 # An input of changed decoders, int64 [1]: logits from this token on, counted from the end where it is negative.
 FIRST = "first_logits"

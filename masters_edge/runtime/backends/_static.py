@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 NO = -1e4  # what the mask says of places not to be seen; stays finite in float16
 

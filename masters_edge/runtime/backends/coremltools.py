@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.runtime.backends._static import StaticStudent
 
 AVAILABLE_FOR = ("coreml",)

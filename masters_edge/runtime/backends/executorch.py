@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from masters_edge.errors import UserError
-from masters_edge.quiet import without_lines
+from masters_edge.common.errors import UserError
+from masters_edge.common.quiet import without_lines
 from masters_edge.runtime.backends._static import StaticStudent
 
 AVAILABLE_FOR = ("executorch",)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.runtime.backends import Question, WholeAnswer
 from masters_edge.runtime.families import Seen, read_json
 

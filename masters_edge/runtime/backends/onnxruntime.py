@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.runtime.backends._frames import one_by_one
 
 AVAILABLE_FOR = ("onnx", "onnx_portable")

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from masters_edge.errors import UserError
-from masters_edge.quiet import import_openvino
+from masters_edge.common.errors import UserError
+from masters_edge.common.quiet import import_openvino
 from masters_edge.runtime.backends import _openvino_graphs as changes
 from masters_edge.runtime.backends._frames import one_by_one
 from masters_edge.runtime.backends._openvino_decoders import Paged, Stateful

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 
 # The key of a bundle's `config.json` with the student's own family, where another runtime knows it by another name.
 OWN_MODEL_TYPE = "masters_edge_model_type"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from masters_edge.pictures import to_rgb
+from masters_edge.common.pictures import to_rgb
 from masters_edge.runtime.families import Seen, plain_positions, read_json, special_tokens
 from masters_edge.runtime.images import normalise
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from masters_edge.errors import UserError
-from masters_edge.pictures import to_rgb
+from masters_edge.common.errors import UserError
+from masters_edge.common.pictures import to_rgb
 from masters_edge.runtime.families import Seen, read_json, special_tokens
 from masters_edge.runtime.images import normalise
 

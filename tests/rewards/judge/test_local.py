@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from masters_edge.errors import UserError
+from masters_edge.common.errors import UserError
 from masters_edge.recipe.schema import Judge, Reward
 from masters_edge.rewards.accuracy import Item, Scorer
 from masters_edge.rewards.judge import local, resolved

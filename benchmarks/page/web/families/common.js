@@ -7,7 +7,7 @@
 //   imageText(seen)       what stands in the placeholder's place once expanded
 // A picture is {width, height, data}, data a Uint8Array of RGB. It follows masters_edge/runtime/families/.
 
-/** Something a person can do something about, said in one sentence; masters_edge.errors.UserError of the page. */
+/** Something a person can do something about, said in one sentence; masters_edge.common.errors.UserError of the page. */
 export class UserError extends Error {}
 
 const { fround } = Math;

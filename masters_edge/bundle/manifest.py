@@ -1,0 +1,232 @@
+"""The bundle: a folder to copy to a device, and the manifest that says what is in it.
+
+`export/` writes a bundle, `masters_edge.runtime` and `benchmarks/` read it. `manifest.json` names every file with its
+size and sha256, where the student came from, how it was quantized and how its answers compared with PyTorch's.
+Only the standard library and pydantic are imported here.
+"""
+
+import errno
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from masters_edge.common.errors import UserError
+from masters_edge.common.files import whole_folder
+from masters_edge.run.origin import Origin
+
+MANIFEST = "manifest.json"
+SCHEMA_VERSION = 2
+# What a file manager may drop into a folder that was copied; says nothing about the bundle.
+_IGNORED = {".DS_Store", "Thumbs.db", "desktop.ini"}
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class File(_Model):
+    """One file of the bundle; `path` is relative, with forward slashes."""
+
+    path: str
+    sha256: str
+    bytes: int = Field(ge=0)
+
+
+class Source(_Model):
+    """The student this bundle was made of: its folder's name and the fingerprint of its weights."""
+
+    name: str
+    fingerprint: str
+
+
+class Quantization(_Model):
+    """What became of each part's weights: scheme by name, and in words; which layers stayed float32 and why.
+
+    `method` says how the integers were chosen (rtn: round to nearest). `tied`: "shared" where token embedding and head
+    are one weight, "split" where they were parted, "never" where the student has two.
+    """
+
+    schemes: dict[str, str]
+    method: str
+    tied: str
+    parts: dict[str, str]
+    kept_float32: list[str] = []
+    notes: list[str] = []
+
+
+class PartParity(_Model):
+    """Largest relative error of one part over all samples: max |exported - PyTorch| / max |PyTorch|."""
+
+    max_relative_error: float = Field(ge=0)
+
+
+class ExactParity(_Model):
+    """At exact arithmetic settings.
+
+    `parts` are the graphs (vision_encoder, embed_tokens, decoder). A runtime that only answers whole has none, and
+    `logprob_error` in their place: the largest difference of log-probabilities (nats) over the likeliest tokens at
+    every place of the answers. `equal_answers` is the share (0 to 1) of greedy answers equal token by token.
+    """
+
+    parts: dict[str, PartParity] = {}
+    logprob_error: float | None = Field(default=None, ge=0)
+    equal_answers: float = Field(ge=0, le=1)
+
+
+class ShippedParity(_Model):
+    """At the settings the bundle ships with (faster kernels)."""
+
+    equal_answers: float = Field(ge=0, le=1)
+
+
+class Parity(_Model):
+    """The gate's figures: how many samples, the tolerance (relative; nats for `logprob_error`), what was found."""
+
+    samples: int = Field(ge=1)
+    tolerance: float
+    exact: ExactParity
+    shipped: ShippedParity
+
+
+class Manifest(_Model):
+    """The schema of `manifest.json`. `graphs` maps a part (vision_encoder, embed_tokens, decoder) to its file."""
+
+    schema_version: int = SCHEMA_VERSION
+    created: str = Field(description="UTC, ISO 8601")
+    masters_edge: str = Field(description="version of masters-edge that wrote the bundle")
+    model_type: str
+    target: str
+    scheme: str
+    graphs: dict[str, str]
+    student: Source
+    origin: Origin | None = Field(default=None, description="teachers, licences, training and scores, as far as known")
+    quantization: Quantization
+    parity: Parity
+    versions: dict[str, str] = Field(description="libraries the bundle was made with")
+    notes: list[str] = Field(default=[], description="what a reader must know, such as what was not run")
+    files: list[File] = []
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files named here, in bytes."""
+        return sum(file.bytes for file in self.files)
+
+
+def read(folder: Path) -> Manifest:
+    """The bundle's manifest, schema checked, files not looked at (`check` does). Raises UserError."""
+    folder = Path(folder)
+    path = folder / MANIFEST
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        what = "is no bundle: it has no manifest.json" if folder.is_dir() else "does not exist"
+        raise UserError(f"{folder} {what}; give the folder that `masters-edge export` wrote") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} can't be read ({error}); copy or export the bundle again") from None
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    if not isinstance(version, int) or version != SCHEMA_VERSION:
+        newer = isinstance(version, int) and version > SCHEMA_VERSION
+        advice = "upgrade masters-edge" if newer else "export the student again with this masters-edge"
+        raise UserError(f"{path} has schema version {version}, this masters-edge reads {SCHEMA_VERSION}; {advice}")
+    try:
+        return Manifest.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: {where}: {first['msg']}; copy or export the bundle again") from None
+
+
+def check(folder: Path, on_bytes: Callable[[int], None] | None = None) -> Manifest:
+    """Read the manifest and hash every file again; raises UserError naming the first one that differs.
+
+    `on_bytes` hears how many bytes were hashed since it last heard.
+    """
+    folder = Path(folder)
+    manifest = read(folder)
+    again = "copy or export the bundle again"
+    for file in manifest.files:
+        path = folder.joinpath(*file.path.split("/"))
+        if not path.is_file():
+            raise UserError(f"{folder}: the file {file.path} is missing; {again}")
+        if path.stat().st_size != file.bytes or sha256(path, on_bytes) != file.sha256:
+            raise UserError(f"{folder}: the file {file.path} has changed since the bundle was made; {again}")
+    known = {file.path for file in manifest.files}
+    extra = sorted(set(_paths(folder)) - known)
+    if extra:
+        raise UserError(f"{folder}: the file {extra[0]} does not belong to the bundle; remove it, or {again}")
+    return manifest
+
+
+def write(folder: Path, manifest: Manifest) -> Manifest:
+    """Hash every file under `folder`, put the list into the manifest and write it; returns what was written."""
+    folder = Path(folder)
+    files = []
+    for name in _paths(folder):
+        path = folder.joinpath(*name.split("/"))
+        files.append(File(path=name, sha256=sha256(path), bytes=path.stat().st_size))
+    manifest = manifest.model_copy(update={"files": files})
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return manifest
+
+
+@contextmanager
+def building(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out`, renamed to `out` when the block ends well, and removed when it doesn't.
+
+    An older bundle at `out` is replaced in that last step; a folder that holds anything else is refused. A full disk
+    becomes a UserError.
+    """
+    refuse_foreign(Path(out))
+    try:
+        with whole_folder(Path(out)) as temporary:
+            yield temporary
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"disk is full while writing {out}; free some space and run the export again") from None
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise UserError(
+                f"{Path(out).parent} can't be written to ({error.strerror}); choose another folder"
+            ) from None
+        raise
+
+
+def refuse_foreign(out: Path) -> None:
+    """Raise UserError where `out` exists and is neither an empty folder nor a bundle."""
+    if out.is_dir():
+        if any(out.iterdir()) and not (out / MANIFEST).is_file():
+            raise UserError(f"{out} exists and is no bundle; choose another folder, or remove it first")
+    elif out.exists() or out.is_symlink():
+        raise UserError(f"{out} exists and is no folder; choose another name, or remove it first")
+
+
+def fingerprint(folder: Path) -> str:
+    """sha256 over names and contents of a checkpoint's safetensors files, in the order of their names."""
+    folder = Path(folder)
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{folder} holds no *.safetensors file; give the folder of a saved checkpoint")
+    total = hashlib.sha256()
+    for file in files:
+        total.update(f"{file.name}\0{sha256(file)}\n".encode())
+    return total.hexdigest()
+
+
+def sha256(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:
+    """Of one file, read in pieces of 1 MiB."""
+    total = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            total.update(block)
+            if on_bytes:
+                on_bytes(len(block))
+    return total.hexdigest()
+
+
+def _paths(folder: Path) -> list[str]:
+    """Every file under `folder` but the manifest, relative, with forward slashes, sorted."""
+    found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name not in _IGNORED)
+    return sorted(name for name in found if name != MANIFEST)
