@@ -1,7 +1,8 @@
-"""Package layout: `export/` installs as `masters_edge.export`, `benchmarks/` as `masters_edge.benchmarks`.
+"""Package layout: `export/` installs as `masters_edge.export`, and so do `benchmarks/` and `recipes/`.
 
 `export/optimum_register/` becomes a part of the namespace that Optimum's command line looks through for commands.
-What `bench --device browser` serves comes from npm while masters-edge is installed, where there is npm.
+What `bench --device browser` serves comes from npm while masters-edge is built or installed, where there is npm.
+Which files other than Python's go into a wheel is said in pyproject.toml, one pattern for each kind.
 """
 
 import importlib.util
@@ -11,7 +12,12 @@ from pathlib import Path
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
-ROOMS = {"masters_edge": "masters_edge", "masters_edge.export": "export", "masters_edge.benchmarks": "benchmarks"}
+ROOMS = {
+    "masters_edge": "masters_edge",
+    "masters_edge.export": "export",
+    "masters_edge.benchmarks": "benchmarks",
+    "masters_edge.recipes": "recipes",
+}
 COMMANDS = {"optimum.commands.register": "export/optimum_register"}
 ASSETS = Path(__file__).resolve().parent / "benchmarks" / "page" / "assets.py"
 

@@ -1,8 +1,8 @@
 """This masters-edge as a wheel, for a board: made of the installed package's own files, editable or not.
 
 Nothing is built: a wheel of plain Python is a zip of the package's files and three text files beside them. The same
-files give the same bytes, so that a board which has them keeps its environment. What a browser runs stays here: a board
-serves no page.
+files give the same bytes, so that a board which has them keeps its environment. What a browser runs and the demo's
+checkpoints stay here: a board serves no page and trains nothing.
 """
 
 import base64
@@ -14,7 +14,13 @@ from pathlib import Path
 
 # An editable installation takes these from folders that don't lie in each other.
 ROOMS = ("masters_edge", "masters_edge.benchmarks", "masters_edge.export")
-_LEFT_OUT = {"masters_edge.benchmarks": ("page", "assets")}  # transformers.js, 42 MB
+# By the name in the wheel, as an installed room lies inside another.
+_LEFT_OUT = (
+    "masters_edge/benchmarks/page/assets/",  # transformers.js, 42 MB
+    "masters_edge/benchmarks/page/notices/",  # which speak of it
+    "masters_edge/export/optimum_register/",  # a wheel has it in Optimum's own namespace
+    "masters_edge/recipes/",  # the demo's checkpoints, 11 MB
+)
 _THEN = (1980, 1, 1, 0, 0, 0)
 
 
@@ -53,10 +59,11 @@ def _files() -> Iterator[tuple[str, bytes]]:
             base = Path(place)
             for file in base.rglob("*"):
                 parts = file.relative_to(base).parts
-                if parts[:2] == _LEFT_OUT.get(room):
+                inside = "/".join((*room.split("."), *parts))
+                if inside.startswith(_LEFT_OUT) or not file.is_file() or file.suffix == ".pyc":
                     continue
-                if file.is_file() and file.suffix != ".pyc" and not any(part.startswith(".") for part in parts):
-                    yield "/".join((*room.split("."), *parts)), file.read_bytes()
+                if not any(part.startswith(".") for part in parts):
+                    yield inside, file.read_bytes()
 
 
 def _metadata(about: metadata.Distribution) -> str:
