@@ -58,12 +58,14 @@ def generate(
 
 
 def _train(recipe: Path, overrides: list[str], dry_run: bool, only_generate: bool, join: bool = False) -> None:
+    from masters_edge import recipe as recipes
+
+    asked = recipes.load(recipe, overrides)  # a recipe that is wrong says so before torch is loaded
     if dry_run:
-        from masters_edge import recipe as recipes
         from masters_edge.common.display import say
         from masters_edge.run import outline
 
-        for line in outline.lines(recipes.load(recipe, overrides), recipe):
+        for line in outline.lines(asked, recipe):
             say(line)
         return
     _quiet()

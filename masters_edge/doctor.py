@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import shutil
 import sys
@@ -11,6 +10,8 @@ from collections.abc import Iterator
 import psutil
 from rich.table import Table
 from rich.text import Text
+
+from masters_edge.common import cpu
 
 # extra -> (what it is for, modules it brings)
 EXTRAS = {
@@ -51,8 +52,7 @@ def findings() -> Iterator[tuple[str, str]]:
     yield ("system", f"{platform.system()} {platform.release()}, {platform.machine()}")
     yield ("Python", f"{platform.python_version()} ({sys.executable})")
     memory, disk = psutil.virtual_memory(), shutil.disk_usage(".")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield ("CPU", f"{cores} cores")
+    yield ("CPU", f"{cpu.logical_cores()} cores")
     yield ("memory", f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free")
     yield ("disk here", f"{disk.free / 2**30:.0f} GiB free")
     yield ("GPU", _gpu())

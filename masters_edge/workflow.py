@@ -301,7 +301,7 @@ def _samples(run: Run | None, recipe: Recipe | None) -> list:
         say("no run belongs to this student: parity is checked on easy-VQA pictures")
         chosen = data.sample(data.read("easy-vqa", split="train", base=Path()), 32, 0)
     else:
-        from masters_edge.distill import read_questions
+        from masters_edge.data.questions import read_questions
 
         questions = read_questions(recipe, _recipe_path(run))
         pool = questions.held_out or questions.train

@@ -118,7 +118,7 @@ def perform(task: Task) -> dict[str, Any]:
 
 def _measure_checkpoint(task: Task) -> dict[str, Any]:
     """The accuracy of a checkpoint as it stands: on the test questions, and on labelled training questions."""
-    from masters_edge.distill import read_questions
+    from masters_edge.data.questions import read_questions
 
     job, recipe = task.job, load(task.recipe_path, task.job.overrides)
     assert job.source is not None
@@ -204,14 +204,15 @@ def compact(scores: list[float]) -> str | list[float]:
 
 def _scores(source: str, recipe: Recipe, asked: list[Question], metric: str) -> list[float]:
     from masters_edge.common import processes
-    from masters_edge.engines.transformers import Engine, Request
+    from masters_edge.engines import Request
+    from masters_edge.engines.transformers import Engine
     from masters_edge.families import load_model
     from masters_edge.families.prompts import Prompter
     from masters_edge.scoring import metrics
 
     options, prompter = recipe.responses, Prompter.load(source)
     model = load_model(source).float().to(processes.state().device)
-    engine = Engine(model, prompter.family, prompter, options.max_new_tokens, options.batch_size)
+    engine = Engine(model, prompter, options.max_new_tokens, options.batch_size)
     with progress(f"asking {Path(source).name}", len(asked)) as bar:
         answers = engine.answer([Request(question) for question in asked], on_progress=bar)
     texts = engine.texts([responses[0] for responses in answers])
@@ -225,7 +226,7 @@ def test_questions(recipe: Recipe, recipe_path: Path, count: int | None) -> tupl
         UserError: there is neither, or a question without an answer.
     """
     if recipe.data.test is None:
-        from masters_edge.distill import read_questions
+        from masters_edge.data.questions import read_questions
 
         held_out = read_questions(recipe, recipe_path).held_out
         if not held_out:

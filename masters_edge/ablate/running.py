@@ -1,6 +1,5 @@
 """Run an ablation's jobs: what is done is reused, what fails is kept apart, who shares responses waits for them."""
 
-import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Any
 from masters_edge.ablate.evaluate import Task, perform, result, stale
 from masters_edge.ablate.jobs import Job
 from masters_edge.ablate.workers import Workers
+from masters_edge.common import cpu
 from masters_edge.common.display import errors, progress, say
 from masters_edge.common.errors import UserError
 
@@ -128,13 +128,9 @@ def _duration(seconds: float) -> str:
 
 
 def _say_cores(workers: int) -> None:
-    import psutil
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    busy = psutil.cpu_percent(interval=0.3) / 100 * (os.cpu_count() or 1)
-    free = max(0, round(cores - busy))
+    free = max(0, round(cpu.free_cores()))
     if free < workers:
         say(
-            f"--jobs {workers}, but {free} of {cores} cores are free now: the trainings share them, and their seconds "
-            "say little"
+            f"--jobs {workers}, but {free} of {cpu.logical_cores()} cores are free now: the trainings share them, and "
+            "their seconds say little"
         )

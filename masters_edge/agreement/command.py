@@ -21,8 +21,9 @@ from masters_edge.common.errors import UserError
 from masters_edge.common.files import write_json, write_text
 from masters_edge.data.records import Question
 from masters_edge.recipe import Recipe
-from masters_edge.rewards.accuracy import JUDGE, Item, Scorer, Verdict
+from masters_edge.rewards.accuracy import JUDGE, Scorer
 from masters_edge.rewards.judge import prompt, resolved
+from masters_edge.rewards.verdicts import Item, Verdict
 from masters_edge.run import folder as runs
 from masters_edge.scoring import metrics
 
@@ -141,7 +142,7 @@ def _for_the_judge(item: Item) -> Item:
 
 
 def _questions(recipe: Recipe, recipe_path: Path) -> dict[str, Question]:
-    from masters_edge.distill import read_questions
+    from masters_edge.data.questions import read_questions
 
     return {question.id: question for question in read_questions(recipe, recipe_path).train}
 

@@ -42,6 +42,18 @@ def usable_cores(quota: Path = _QUOTA) -> int:
     return max(1, cores)
 
 
+def logical_cores() -> int:
+    """Logical cores that this process may use: the affinity mask is heeded."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_cores() -> float:
+    """Logical cores that this process may use, less what other processes take now; looks on for 0.3 seconds."""
+    import psutil
+
+    return logical_cores() - psutil.cpu_percent(interval=0.3) / 100 * (os.cpu_count() or 1)
+
+
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")

@@ -20,10 +20,10 @@ from PIL import Image
 from masters_edge.common.display import say
 from masters_edge.common.errors import UserError
 from masters_edge.data.records import Question, open_image
-from masters_edge.engines import Speaker, tokens
+from masters_edge.engines import tokens
+from masters_edge.engines.base import Closing, Request, Speaker
 from masters_edge.engines.prompts import check_prompt
 from masters_edge.engines.server import Refusals, check_model, openai, where
-from masters_edge.engines.transformers import Closing, Request
 from masters_edge.recipe.schema import Endpoint, Responses
 
 PROBE = "Which colour is this?"  # asked once, before the questions

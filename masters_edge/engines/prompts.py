@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from masters_edge.common.errors import UserError
 from masters_edge.data.records import Question
-from masters_edge.engines import Speaker
+from masters_edge.engines.base import Speaker
 from masters_edge.families.prompts import Prompter
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from masters_edge.common.errors import UserError
 from masters_edge.data.records import Question
-from masters_edge.engines import Speaker
+from masters_edge.engines.base import Speaker
 from masters_edge.recipe.schema import Endpoint
 
 _LONGEST = 300  # characters of what a server says

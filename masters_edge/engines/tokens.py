@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from masters_edge.engines import Speaker
+from masters_edge.engines.base import Speaker
 
 
 def narrow(seed: int) -> int:

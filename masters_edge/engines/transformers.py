@@ -1,9 +1,7 @@
 """The transformers engine: batched generation with a KV cache, for responses, pseudo-labels and held-out accuracy."""
 
-import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,33 +9,11 @@ import transformers
 from transformers import GenerationConfig, LogitsProcessorList
 
 from masters_edge.data.records import Question
-from masters_edge.engines.sampling import SeededSampling, row_seed, warpers
-from masters_edge.families.base import Family
+from masters_edge.engines.base import Closing, Request
+from masters_edge.engines.sampling import SeededSampling, warpers
 from masters_edge.families.features import ImageFeatures
 from masters_edge.families.prompts import Prompter, left_padded
 from masters_edge.recipe.schema import Responses
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """Responses wanted to one question: one sampled for each seed, or a single greedy one where there is no seed."""
-
-    question: Question
-    seeds: tuple[int, ...] = ()
-
-    @property
-    def count(self) -> int:
-        return max(1, len(self.seeds))
-
-
-class Closing(contextlib.AbstractContextManager):
-    """Closes itself at the end of a `with`."""
-
-    def close(self) -> None:
-        """Let go of memory, connections and files; may be called twice. By default there are none."""
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
 
 class Engine(Closing):
@@ -50,20 +26,19 @@ class Engine(Closing):
     def __init__(
         self,
         model: Any,
-        family: Family,
         prompter: Prompter,
         max_new_tokens: int,
         batch_size: int,
         features: ImageFeatures | None = None,
     ) -> None:
-        self.model, self.family, self.prompter = model, family, prompter
+        self.model, self.prompter, self.family = model, prompter, prompter.family
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
         self.features = features
         ends = model.generation_config.eos_token_id
         if ends is None:
             ends = prompter.tokenizer.eos_token_id
         self.end_ids = set(ends) if isinstance(ends, list) else {ends}
-        self.placeholders = family.placeholders(model.config) or None
+        self.placeholders = self.family.placeholders(model.config) or None
 
     @property
     def name(self) -> str:
@@ -153,8 +128,3 @@ class Engine(Closing):
             if token in self.end_ids:
                 return ids[: place + 1]
         return ids
-
-
-def sampled(question: Question, count: int, *key: Any) -> Request:
-    """A request for `count` sampled responses, each with a seed of its own."""
-    return Request(question, tuple(row_seed(*key, question.id, number) for number in range(count)))

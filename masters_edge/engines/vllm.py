@@ -19,11 +19,11 @@ from typing import Any
 from masters_edge.common import processes
 from masters_edge.common.display import say
 from masters_edge.common.errors import UserError
-from masters_edge.common.files import sweep, whole_folder
+from masters_edge.common.files import sweep
 from masters_edge.data.records import open_image
-from masters_edge.engines import Speaker, tokens
+from masters_edge.engines import tokens
+from masters_edge.engines.base import Closing, Request, Speaker
 from masters_edge.engines.prompts import check_prompt, unexpanded
-from masters_edge.engines.transformers import Closing, Request
 from masters_edge.recipe.schema import Responses
 
 _AT_ONCE = 1024  # sequences handed over together: their images are in memory all at once
@@ -172,34 +172,16 @@ class VllmEngine(Closing):
     def _source(self) -> str:
         """The checkpoint that vLLM loads: the speaker's own, or a masked copy in the folder."""
         speaker = self.speaker
-        if not speaker.ratio:
+        if speaker.write is None:
             return speaker.source
         self.folder.mkdir(parents=True, exist_ok=True)
         sweep(self.folder)  # what a killed process left
         self._checkpoint = self.folder / f".masked-teacher-{speaker.teacher}.{os.getpid()}.part"
-        write_masked(speaker, self._checkpoint)
+        speaker.write(self._checkpoint)
         return str(self._checkpoint)
 
 
 _OTHER_PROMPT = "take the transformers engine or an endpoint, and report this"
-
-
-def write_masked(speaker: Speaker, out: Path) -> None:
-    """The masked teacher as a checkpoint: the weights that training's teacher has at this ratio, bit for bit."""
-    if speaker.norms is None and list(speaker.include) == ["*"] and not speaker.exclude:
-        from masters_edge.teacher.masked_checkpoint import mask_checkpoint
-
-        mask_checkpoint(speaker.source, out, speaker.ratio)  # tensor by tensor
-        return
-    # Globs and norms go by the model's own names of its parameters, which checkpoints may have under others.
-    from masters_edge.families import load_model
-    from masters_edge.teacher.masking import mask_
-
-    model = load_model(speaker.source)
-    mask_(model, speaker.ratio, speaker.include, speaker.exclude, speaker.norms)
-    with whole_folder(out) as temporary:
-        model.save_pretrained(temporary)
-        speaker.prompter.processor.save_pretrained(temporary)
 
 
 def _blocks(requests: Sequence[Request]) -> Iterator[Sequence[Request]]:

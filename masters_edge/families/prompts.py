@@ -61,7 +61,7 @@ class Prompter:
                 features that the model makes of the image.
         """
         kept = self._images.get(question.image_id)
-        if kept is None or (question.text, memo[0]) not in self._ids:
+        if kept is None or (question.text, kept[0]) not in self._ids:
             kept = self._build(question)
         key = (question.text, kept[0])
         self._ids.move_to_end(key)

@@ -20,6 +20,7 @@ from masters_edge.plan.shapes import Shape, shape
 from masters_edge.plan.tokens import Lengths, PhaseTokens
 from masters_edge.recipe import Recipe, load
 from masters_edge.run import folder as runs
+from masters_edge.training.phase import rounded_from
 from masters_edge.training.setup import questions_per_device
 
 SCHEMA_VERSION = 1
@@ -151,6 +152,8 @@ def plan(recipe_path: Path, overrides: Sequence[str] = (), asked: Asked | None =
     models = Models(shapes[0], shapes[1:], built[0], built[1:])
     measured = rates.measure(recipe_path, overrides) if asked.measure else None
     known = measured.rates if measured else given
+    if measured:
+        recipe = measured.recipe
     group = recipe.responses.student + recipe.responses.teacher
     most = recipe.responses.max_new_tokens
     response, drawn, distinct = float(most), float(most), float(group)
@@ -189,7 +192,10 @@ def plan(recipe_path: Path, overrides: Sequence[str] = (), asked: Asked | None =
             vocabulary=built[0].vocabulary,
             tokenizer_bytes=_processor_bytes(sources[0]),
         )
-        spent = rates.seconds(known, counted, response, recipe.data.held_out, machine.processes) if known else {}
+        first = rounded_from(recipe, number)
+        rounded = 0.0 if first is None else 1 - first / phase.steps
+        held_out = recipe.data.held_out
+        spent = rates.seconds(known, counted, response, held_out, machine.processes, rounded) if known else {}
         flops = tokens.flops(recipe, phase, counted, lengths, work[0], work[1:])
         phases.append(PhasePlan(counted, usage, rows, passes, flops, taken, spent))
     run_dir = runs.folder_of(recipe, recipe_path)

@@ -85,7 +85,7 @@ def questions_of(recipe: Recipe, recipe_path: Path) -> list[Question]:
     Raises:
         UserError: the data can't be read.
     """
-    from masters_edge.distill import read_questions
+    from masters_edge.data.questions import read_questions
 
     return read_questions(recipe, recipe_path).train
 

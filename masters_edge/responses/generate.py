@@ -7,24 +7,22 @@ teacher's own greedy answer).
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from masters_edge.common import processes
 from masters_edge.data.records import Question
-from masters_edge.engines import AnyEngine, Speaker, open_engine
-from masters_edge.engines.transformers import Engine, Request, sampled
-from masters_edge.families.base import Family
-from masters_edge.families.prompts import Prompter
+from masters_edge.engines import AnyEngine, Request, Speaker, open_engine, sampled
 from masters_edge.recipe import Recipe
 from masters_edge.recipe.schedule import Stage
 from masters_edge.responses import provenance, scoring, shards, store
-from masters_edge.responses.scoring import Drawn, Voice
+from masters_edge.responses.scoring import Drawn
 from masters_edge.responses.store import Response
-from masters_edge.rewards.accuracy import Item, Scorer
+from masters_edge.rewards.accuracy import Scorer
+from masters_edge.rewards.verdicts import Item
 from masters_edge.teacher.chain import TeacherChain
 
 Progress = Callable[[int], None]
@@ -34,24 +32,23 @@ Progress = Callable[[int], None]
 class Generator:
     """Makes the responses of one phase into `folder` (or where runs share them), from a student that doesn't change.
 
-    `source`: the checkpoint that `student` was loaded from.
+    `on_work` hears of each piece of work as it is done: `generate_student`, `generate_teacher` (response tokens) or
+    `score` (tokens of rows, through student and teacher), how many tokens, and how many seconds.
     """
 
     recipe: Recipe
     folder: Path
-    student: Any
-    source: str
-    family: Family
-    prompter: Prompter
+    student: Speaker
     teachers: TeacherChain
-    prints: provenance.Prints
+    fingerprints: provenance.Fingerprints
+    on_work: Callable[[str, int, float], None] | None = None
 
     def labels(self, questions: Sequence[Question], on_progress: Progress | None = None) -> dict[str, str]:
         """The last teacher's own greedy answers, unmasked, to questions without a label; by question id."""
         cut = list(store.shards(questions, self.recipe.responses.questions_per_shard))
         shared, folder = self.recipe.responses.shared, self.folder / "labels"
         if shared is not None:
-            key = provenance.of_labels(self.recipe, questions, self.prints)
+            key = provenance.of_labels(self.recipe, questions, self.fingerprints)
             folder = provenance.shared_folder(Path(shared), "labels", key)
         paths = self._made(folder, cut, on_progress) or self._answer(folder, cut, on_progress)
         return {row["question_id"]: row["text"] for path in paths for row in store.read(path)}
@@ -62,7 +59,7 @@ class Generator:
             def make(number: int, path: Path) -> None:
                 asked = cut[number][1]
                 answers = engine.answer([Request(question) for question in asked])
-                texts = self.prompter.tokenizer.batch_decode([a[0] for a in answers], skip_special_tokens=True)
+                texts = self.student.prompter.tokenizer.batch_decode([a[0] for a in answers], skip_special_tokens=True)
                 store.write(path, [{"question_id": q.id, "text": t.strip()} for q, t in zip(asked, texts)])
 
             return self._fill(folder, cut, make, on_progress)
@@ -79,9 +76,9 @@ class Generator:
         drawn, shared = None, self.recipe.responses.shared
         folder = self.folder / "responses" / f"stage-{stage.index:02d}"
         if shared is not None:
-            key = provenance.of_drawn(self.recipe, stage, questions, self.prints, self.teachers)
+            key = provenance.of_drawn(self.recipe, stage, questions, self.fingerprints, self.teachers)
             drawn = provenance.shared_folder(Path(shared), "drawn", key)
-            scored = provenance.of_scored(key, self.recipe, self.prints)
+            scored = provenance.of_scored(key, self.recipe, self.fingerprints)
             folder = provenance.shared_folder(Path(shared), "responses", scored)
         paths = self._made(folder, cut, on_progress) or self._speak(stage, folder, drawn, cut, labels, on_progress)
         return {question.id: paths[number] for number, asked in cut for question in asked}
@@ -115,7 +112,7 @@ class Generator:
 
             def rows_of(number: int) -> list[Response]:
                 said = self._sample(stage, cut[number][1], engines)
-                return list(self._score(stage, cut[number][1], said, student, teacher))
+                return self._score(stage, cut[number][1], said, student, teacher)
 
             def make(number: int, path: Path) -> None:
                 if drawn is None:
@@ -146,32 +143,16 @@ class Generator:
         sizes = [len(asked) for _, asked in cut]
         return shards.fill(folder, names, make, on_progress, sizes, start=processes.state().process_index)
 
-    @cached_property
-    def _own_voice(self) -> Voice:
-        return Voice(self.student, self.family, self.prompter)
+    @contextlib.contextmanager
+    def _student(self) -> Iterator[tuple[AnyEngine, Speaker]]:
+        with open_engine(self.recipe.responses.student_engine, self.recipe, self.student, self.folder) as engine:
+            yield engine, self.student
 
     @contextlib.contextmanager
-    def _student(self) -> Iterator[tuple[AnyEngine, Voice]]:
-        speaker = Speaker(self.prompter, self.source)
-        with self._opened(self.recipe.responses.student_engine, self._own_voice, speaker) as engine:
-            yield engine, self._own_voice
-
-    @contextlib.contextmanager
-    def _teacher(self, number: int, ratio: float) -> Iterator[tuple[AnyEngine, Voice]]:
-        mask, teachers = self.recipe.mask, self.teachers
-        voice = Voice(teachers.at(number, ratio), teachers.family(number), teachers.prompter(number))
-        speaker = Speaker(
-            voice.prompter, teachers.sources[number], ratio, number, mask.include, mask.exclude, teachers.norms(number)
-        )
-        with self._opened(self.recipe.responses.teacher_engine, voice, speaker) as engine:
-            yield engine, voice
-
-    def _opened(self, which: Any, voice: Voice, speaker: Speaker) -> contextlib.AbstractContextManager[AnyEngine]:
-        options = self.recipe.responses
-        if which == "transformers":
-            sizes = (options.max_new_tokens, options.batch_size)
-            return contextlib.nullcontext(Engine(voice.model, voice.family, voice.prompter, *sizes, voice.features))
-        return open_engine(which, self.recipe, speaker, self.folder)
+    def _teacher(self, number: int, ratio: float) -> Iterator[tuple[AnyEngine, Speaker]]:
+        speaker = self.teachers.speaker(number, ratio)
+        with open_engine(self.recipe.responses.teacher_engine, self.recipe, speaker, self.folder) as engine:
+            yield engine, speaker
 
     def _sample(self, stage: Stage, questions: Sequence[Question], engines: dict[str, AnyEngine]) -> Drawn:
         options = self.recipe.responses
@@ -180,18 +161,29 @@ class Generator:
             if count == 0:
                 continue
             requests = [sampled(question, count, self.recipe.seed, source, stage.index) for question in questions]
-            for request, responses in zip(requests, engines[source].answer(requests, options)):
+            started = time.perf_counter()
+            answers = engines[source].answer(requests, options)
+            if self.on_work:
+                tokens = sum(len(ids) for responses in answers for ids in responses)
+                self.on_work(f"generate_{source}", tokens, time.perf_counter() - started)
+            for request, responses in zip(requests, answers):
                 drawn[request.question.id] += [(tuple(ids), source) for ids in responses]
         return drawn
 
     def _score(
-        self, stage: Stage, questions: Sequence[Question], drawn: Drawn, student: Voice, teacher: Voice
-    ) -> Iterator[Response]:
-        options = self.recipe.responses
+        self, stage: Stage, questions: Sequence[Question], drawn: Drawn, student: Speaker, teacher: Speaker
+    ) -> list[Response]:
+        options, rows = self.recipe.responses, list[Response]()
         per_batch = max(1, options.batch_size // (options.student + options.teacher))
+        started = time.perf_counter()
         for start in range(0, len(questions), per_batch):
             some = questions[start : start + per_batch]
-            yield from scoring.rows(self.recipe, stage, student, teacher, some, drawn)
+            rows += scoring.rows(self.recipe, stage, student, teacher, some, drawn)
+        if self.on_work:
+            spent = time.perf_counter() - started
+            prompts = sum(len(speaker.prompter(q)[0]) for q in questions for speaker in (student, teacher))
+            self.on_work("score", prompts + 2 * sum(len(row.token_ids) - 1 for row in rows), spent)
+        return rows
 
     def _accuracy(
         self, rows: Sequence[Response], questions: Sequence[Question], labels: dict[str, str], scorer: Scorer
@@ -219,9 +211,9 @@ class Generator:
 
     def _origin(self, stage: Stage, student_engine: str, teacher_engine: str) -> store.Origin:
         return store.Origin(
-            student=self.prints.student,
-            teacher_model=self.prints.teachers[stage.teacher],
-            student_template=provenance.template(self.prompter),
+            student=self.fingerprints.student,
+            teacher_model=self.fingerprints.teachers[stage.teacher],
+            student_template=provenance.template(self.student.prompter),
             teacher_template=provenance.template(self.teachers.prompter(stage.teacher)),
             student_engine=student_engine,
             teacher_engine=teacher_engine,

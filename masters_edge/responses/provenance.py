@@ -27,7 +27,7 @@ DESCRIPTION = "key.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Prints:
+class Fingerprints:
     """Fingerprints of what a phase generates from: the student it starts with, the teachers, the data set with and
     without its labels."""
 
@@ -48,44 +48,48 @@ def template(prompter: Prompter) -> str:
 
 
 def of_drawn(
-    recipe: Recipe, stage: Stage, questions: Sequence[Question], prints: Prints, teachers: TeacherChain
+    recipe: Recipe, stage: Stage, questions: Sequence[Question], fingerprints: Fingerprints, teachers: TeacherChain
 ) -> dict[str, Any]:
     """All that decides what was said in a stage, and how near it is to the teacher."""
     train = recipe.train
     return {
         "schema": SCHEMA_VERSION,
-        "student": prints.student,
-        "teacher": prints.teachers[stage.teacher],
+        "student": fingerprints.student,
+        "teacher": fingerprints.teachers[stage.teacher],
         "mask": _mask(recipe, stage, teachers),
         "stage": stage.index,
         "seed": recipe.seed,
         "sampling": sampling(recipe),
         "engines": [_engine(recipe.responses.student_engine), _engine(recipe.responses.teacher_engine)],
         "top_k_logits": train.teacher_top_k if train.teacher_logits == "cached" else None,
-        "questions": _questions(questions, prints.unlabelled),
+        "questions": _questions(questions, fingerprints.unlabelled),
         "shard": recipe.responses.questions_per_shard,
     }
 
 
-def of_scored(drawn: Mapping[str, Any], recipe: Recipe, prints: Prints) -> dict[str, Any]:
+def of_scored(drawn: Mapping[str, Any], recipe: Recipe, fingerprints: Fingerprints) -> dict[str, Any]:
     """All that decides what the stage's shards hold: what was drawn, and what its R_acc is scored against."""
     reward = recipe.reward
     return {
         "drawn": drawn,
-        "data": prints.data,
-        "labels": [reward.metric, reward.unlabelled, prints.teachers[-1] if reward.unlabelled == "teacher" else None],
+        "data": fingerprints.data,
+        "labels": [
+            reward.metric,
+            reward.unlabelled,
+            fingerprints.teachers[-1] if reward.unlabelled == "teacher" else None,
+        ],
         "judge": [reward.judge.model, reward.judge.url, judge_prompt] if reward.judge else None,
     }
 
 
-def of_labels(recipe: Recipe, questions: Sequence[Question], prints: Prints) -> dict[str, Any]:
+def of_labels(recipe: Recipe, questions: Sequence[Question], fingerprints: Fingerprints) -> dict[str, Any]:
     """All that decides what the teacher's own answers to unlabelled questions are."""
     return {
         "schema": SCHEMA_VERSION,
-        "teacher": prints.teachers[-1],
+        "teacher": fingerprints.teachers[-1],
         "engine": _engine(recipe.responses.teacher_engine),
         "max_new_tokens": recipe.responses.max_new_tokens,
-        "questions": _questions(questions, prints.unlabelled),
+        "questions": _questions(questions, fingerprints.unlabelled),
         "shard": recipe.responses.questions_per_shard,
     }
 

@@ -6,15 +6,11 @@ once with their count, in one forward pass of each model over grouped rows.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
 from masters_edge.data.records import Question
-from masters_edge.families.base import Family
-from masters_edge.families.features import ImageFeatures
-from masters_edge.families.prompts import Prompter
+from masters_edge.engines import Speaker
 from masters_edge.objective import chunked, sequences
 from masters_edge.objective.divergence import TopLogProbs, jsd, log_softmax
 from masters_edge.recipe import Recipe
@@ -25,22 +21,9 @@ Drawn = dict[str, list[tuple[tuple[int, ...], str]]]
 """By question id, every response (token ids) and who gave it: `student` or `teacher`."""
 
 
-@dataclass
-class Voice:
-    """A model as it answers and scores: its weights don't change while it is used."""
-
-    model: Any
-    family: Family
-    prompter: Prompter
-    features: ImageFeatures = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.features = ImageFeatures(self.model, self.family)
-
-
 @torch.inference_mode()
 def rows(
-    recipe: Recipe, stage: Stage, student: Voice, teacher: Voice, questions: Sequence[Question], drawn: Drawn
+    recipe: Recipe, stage: Stage, student: Speaker, teacher: Speaker, questions: Sequence[Question], drawn: Drawn
 ) -> Iterator[Response]:
     """A row for each distinct response to the questions, R_acc still to be filled in.
 
@@ -51,7 +34,7 @@ def rows(
         for ids in dict.fromkeys(ids for ids, _ in drawn[question.id]):  # in order of appearance
             owner.append(place)
             distinct.append(list(ids))
-    hidden = [_hidden(voice, questions, distinct, owner) for voice in (student, teacher)]
+    hidden = [_hidden(speaker, questions, distinct, owner) for speaker in (student, teacher)]
     flat = torch.tensor([token for response in distinct for token in response])
     scored = _token_scores(recipe, student, teacher, hidden, flat)
     divergence = sequences.response_means(scored["jsd"].double(), distinct).numpy()
@@ -82,16 +65,18 @@ def rows(
         )
 
 
-def _hidden(voice: Voice, questions: Sequence[Question], distinct: list[list[int]], owner: list[int]) -> torch.Tensor:
+def _hidden(
+    speaker: Speaker, questions: Sequence[Question], distinct: list[list[int]], owner: list[int]
+) -> torch.Tensor:
     """The states `[tokens, hidden]` that predict each response token."""
-    prompts, images = zip(*(voice.prompter(question) for question in questions))
-    batch = sequences.pack(prompts, images, distinct, owner, voice.prompter.tokenizer.pad_token_id)
-    features = voice.features.inputs([question.image_id for question in questions], images)
-    return sequences.response_hidden(voice.model, voice.family, batch, features)
+    prompts, images = zip(*(speaker.prompter(question) for question in questions))
+    batch = sequences.pack(prompts, images, distinct, owner, speaker.prompter.tokenizer.pad_token_id)
+    features = speaker.features.inputs([question.image_id for question in questions], images)
+    return sequences.response_hidden(speaker.model, speaker.family, batch, features)
 
 
 def _token_scores(
-    recipe: Recipe, student: Voice, teacher: Voice, hidden: list[torch.Tensor], token_ids: torch.Tensor
+    recipe: Recipe, student: Speaker, teacher: Speaker, hidden: list[torch.Tensor], token_ids: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """What is known of each response token, on the CPU: JSD and log-probability `[tokens]`, and, where training has no
     live teacher, the teacher's most likely tokens `[tokens, k]`.

@@ -6,42 +6,18 @@ verdicts are kept on disk. A verdict without a score is left out of R_acc and co
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
+from masters_edge.common import processes
 from masters_edge.common.errors import UserError
+from masters_edge.data.records import Question
 from masters_edge.recipe.schema import Reward
+from masters_edge.rewards.judge.panel import Panel
+from masters_edge.rewards.verdicts import Item, Verdict
 from masters_edge.scoring import metrics
 
-if TYPE_CHECKING:
-    from masters_edge.rewards.judge.panel import Panel
-
 JUDGE = metrics.JUDGE
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One response to score. `accepted`: every answer that counts as right, at least one."""
-
-    question_id: str
-    question: str
-    response: str
-    accepted: tuple[str, ...]
-    metric: str
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """`score` in [0, 1], or None where the judge failed; `by` says who scored: `rule:<name>` or `judge:<model>`.
-
-    `why` is the judge's own explanation, or what went wrong where there is no score; empty for rules.
-    """
-
-    score: float | None
-    by: str
-    why: str = ""
 
 
 class Scorer:
@@ -93,17 +69,28 @@ class Scorer:
     def _judge(self, items: Sequence[Item], on_progress: Callable[[int], None] | None) -> Iterable[Verdict]:
         return self._open(f"question {items[0].question_id}").verdicts(items, on_progress) if items else []
 
-    def _open(self, who: str) -> "Panel":
+    def _open(self, who: str) -> Panel:
         if self._panel is None:
             if self.reward.judge is None:
                 raise UserError(
                     f"{who} asks for a judge, but the recipe names none; set "
                     "reward.judge.model (and reward.judge.url for a server), or give the question a rule"
                 )
-            from masters_edge.rewards.judge.panel import Panel
-
             self._panel = Panel(self.reward.judge, self.folder)
         return self._panel
+
+
+def ask_judge(reward: Reward, questions: Sequence[Question], folder: Path) -> None:
+    """Have the judge say something, before hours are spent on what it is to score; one process asks.
+
+    Raises:
+        UserError: a question is for a judge, and there is none that can be asked.
+    """
+    if any((question.metric or reward.metric) == JUDGE for question in questions):
+        if processes.state().is_main_process:
+            with Scorer(reward, folder) as scorer:
+                scorer.check()
+        processes.state().wait_for_everyone()
 
 
 def _by_rule(item: Item) -> Verdict:

@@ -1,14 +1,19 @@
 """The chain of teachers: one in memory at a time, masked as the stage asks."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from masters_edge.families import load_config, load_model, load_processor, require_same_tokenizer
-from masters_edge.families.base import Family, family_of
+from masters_edge.common.files import whole_folder
+from masters_edge.engines import Speaker
+from masters_edge.families import load_model
+from masters_edge.families.base import Family
 from masters_edge.families.prompts import Prompter
 from masters_edge.recipe.schema import Mask
 from masters_edge.recipe.stages import Masks
+from masters_edge.teacher import norms as kept_norms
+from masters_edge.teacher.masked_checkpoint import mask_checkpoint
 from masters_edge.teacher.masking import MaskedTeacher, Norms, mask_
 
 
@@ -31,13 +36,8 @@ class TeacherChain:
     def __len__(self) -> int:
         return len(self.sources)
 
-    def check(self, student: str, student_processor: Any) -> None:
-        """Tokenizers against the student's, before any weights are loaded (METHOD 4)."""
-        for source in self.sources:
-            require_same_tokenizer(student, student_processor, source, load_processor(source))
-
     def family(self, teacher: int) -> Family:
-        return family_of(load_config(self.sources[teacher]), self.sources[teacher])
+        return self.prompter(teacher).family
 
     def prompter(self, teacher: int) -> Prompter:
         if teacher not in self._prompters:
@@ -59,9 +59,7 @@ class TeacherChain:
             return None
         if self.run is None:
             raise ValueError("mask.score is `activation`, so the chain needs the run folder with the norms")
-        from masters_edge.teacher import norms
-
-        return norms.read(self.run, teacher)
+        return kept_norms.read(self.run, teacher)
 
     def at(self, teacher: int, ratio: float) -> Any:
         """The model of `teacher` masked at `ratio`, frozen, in evaluation mode; as `prepare_with` makes it, where set.
@@ -80,6 +78,24 @@ class TeacherChain:
         assert self._masked is not None
         self._masked.set_ratio(ratio)
         return self._masked.model
+
+    def speaker(self, teacher: int, ratio: float) -> Speaker:
+        """`at(teacher, ratio)` as it answers and scores; an engine that loads files can have it written."""
+        model, write = self.at(teacher, ratio), partial(self._write, teacher, ratio) if ratio else None
+        return Speaker(self.prompter(teacher), self.sources[teacher], model, ratio, teacher, write)
+
+    def _write(self, teacher: int, ratio: float, out: Path) -> None:
+        """The masked teacher as a checkpoint: the weights that training's teacher has at this ratio, bit for bit."""
+        source, mask, norms = self.sources[teacher], self.mask, self.norms(teacher)
+        if norms is None and list(mask.include) == ["*"] and not mask.exclude:
+            mask_checkpoint(source, out, ratio)  # tensor by tensor
+            return
+        # Globs and norms go by the model's own names of its parameters, which checkpoints may have under others.
+        model = load_model(source)
+        mask_(model, ratio, mask.include, mask.exclude, norms)
+        with whole_folder(out) as temporary:
+            model.save_pretrained(temporary)
+            self.prompter(teacher).processor.save_pretrained(temporary)
 
     def prepare_with(self, prepare: Callable[[Any], Any] | None) -> None:
         """From now on load each teacher anew for each ratio, mask it for good and let `prepare` cut it up (FSDP2,

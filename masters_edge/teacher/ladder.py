@@ -18,8 +18,8 @@ from masters_edge.common.display import progress, say
 from masters_edge.common.errors import UserError
 from masters_edge.common.files import read_json, write_json
 from masters_edge.data.records import Question
-from masters_edge.engines.transformers import Engine, Request
-from masters_edge.families.base import Family
+from masters_edge.engines import Request
+from masters_edge.engines.transformers import Engine
 from masters_edge.families.prompts import Prompter
 from masters_edge.objective import sequences
 from masters_edge.objective.chunked import Head, chunk_logits, chunks
@@ -75,7 +75,6 @@ def measure(run: Path, recipe: Recipe, chain: TeacherChain, questions: Sequence[
         with progress(f"mask ladder of {chain.name(teacher)}", len(RATIOS)) as bar:
             ladder = climb(
                 model,
-                chain.family(teacher),
                 chain.prompter(teacher),
                 questions,
                 metric=recipe.reward.metric,
@@ -131,7 +130,6 @@ def _read(path: Path, sources: Sequence[str]) -> list[dict[str, Any]]:
 @torch.inference_mode()
 def climb(
     model: Any,
-    family: Family,
     prompter: Prompter,
     questions: Sequence[Question],
     *,
@@ -154,12 +152,12 @@ def climb(
     Nothing is held besides the model but its unmasked output head and hidden states `[response tokens, hidden]`.
     """
     mine = list(processes.share(questions))
-    engine = Engine(model, family, prompter, max_new_tokens, batch_size)
+    engine = Engine(model, prompter, max_new_tokens, batch_size)
     own = [responses[0] for responses in engine.answer([Request(question) for question in mine])]
     own_texts = engine.texts(own)
     rows = max(1, batch_size // _SMALLER)
     groups = [slice(start, start + rows) for start in range(0, len(mine), rows)]
-    whole = [_hidden(model, family, prompter, mine[part], own[part]).cpu() for part in groups]
+    whole = [_hidden(model, prompter, mine[part], own[part]).cpu() for part in groups]
     vocabulary, head = len(prompter.tokenizer), Head.of(model)
     head = Head(head.weight.clone(), None if head.bias is None else head.bias.clone())
 
@@ -176,7 +174,7 @@ def climb(
             mask_(model, ratio, mask.include, mask.exclude, norms)
             texts = engine.greedy(mine)
             for part, before in zip(groups, whole):
-                after = _hidden(model, family, prompter, mine[part], own[part])
+                after = _hidden(model, prompter, mine[part], own[part])
                 tokens += len(after)
                 divergence += _summed_jsd(after, Head.of(model), before, head, vocabulary)
         kept = _mean(sum(a == b for a, b in zip(texts, own_texts)), len(mine))
@@ -196,12 +194,12 @@ def _mean(total: float, count: int) -> float:
 
 
 def _hidden(
-    model: Any, family: Family, prompter: Prompter, questions: Sequence[Question], responses: Sequence[list[int]]
+    model: Any, prompter: Prompter, questions: Sequence[Question], responses: Sequence[list[int]]
 ) -> torch.Tensor:
     """Hidden states `[tokens, hidden]` that predict each response token."""
     prompts, images = zip(*(prompter(question) for question in questions))
     batch = sequences.pack(prompts, images, responses, range(len(questions)), prompter.tokenizer.pad_token_id)
-    return sequences.response_hidden(model, family, batch)
+    return sequences.response_hidden(model, prompter.family, batch)
 
 
 def _summed_jsd(

@@ -1,6 +1,6 @@
 """One phase of training on transformers' Trainer: the objective of METHOD 4 to 6 and 8, checkpoints, resume."""
 
-from masters_edge.training.batches import Collator, Visit, Visits
+from masters_edge.training.batches import Collator, Visits
 from masters_edge.training.checkpoints import MarkComplete, last_checkpoint
 from masters_edge.training.qat import FakeQuantization
 from masters_edge.training.setup import arguments, check, needs_reference, needs_teacher, trainable
@@ -12,7 +12,6 @@ __all__ = [
     "FakeQuantization",
     "MarkComplete",
     "PhaseTrainer",
-    "Visit",
     "Visits",
     "arguments",
     "check",

@@ -4,10 +4,9 @@ In: the phase's visits in order, and the Parquet shards that hold their response
 shard is read when its first visit comes, and few are kept, so memory stays flat however many responses there are.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,18 +19,10 @@ from masters_edge.objective import sequences
 from masters_edge.recipe.schedule import Stage
 from masters_edge.recipe.schema import Reward
 from masters_edge.responses import store
+from masters_edge.responses.visits import Visit
 from masters_edge.teacher.chain import TeacherChain
 
 _SHARDS_KEPT = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Visit:
-    """One visit to one question: which stage, and the shard with its responses; a labelled question needs neither."""
-
-    question: Question
-    stage: Stage | None = None
-    shard: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +35,10 @@ class Group:
 
 
 class Visits(torch.utils.data.Dataset):
-    """All visits of a phase, in order."""
+    """All visits of a phase, in order; a question without responses has its label, as the student writes it."""
 
-    def __init__(self, visits: Sequence[Visit], label_row: Callable[[Question], dict[str, Any]]) -> None:
-        self.visits, self.label_row = visits, label_row
+    def __init__(self, visits: Sequence[Visit], student: Prompter) -> None:
+        self.visits, self.student = visits, student
         self._shard = lru_cache(_SHARDS_KEPT)(store.groups)
 
     def __len__(self) -> int:
@@ -56,7 +47,8 @@ class Visits(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> Group:
         visit = self.visits[index]
         if visit.shard is None:
-            return Group(visit.question, [self.label_row(visit.question)], None)
+            ids = self.student.response_ids(visit.question, visit.question.answer or "")
+            return Group(visit.question, [{"token_ids": ids, "count": 1}], None)
         return Group(visit.question, self._shard(visit.shard)[visit.question.id], visit.stage)
 
 

@@ -8,7 +8,8 @@ from masters_edge.common import processes
 from masters_edge.data.records import Question
 from masters_edge.engines.transformers import Engine
 from masters_edge.recipe.schema import Reward
-from masters_edge.rewards.accuracy import Item, Scorer
+from masters_edge.rewards.accuracy import Scorer
+from masters_edge.rewards.verdicts import Item
 
 
 class HeldOut:

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from masters_edge.common.errors import UserError
 from masters_edge.objective.chunked import Head
-from masters_edge.recipe import Phase, Recipe
+from masters_edge.recipe import Recipe
 from masters_edge.recipe.schema import Qat
 
 if TYPE_CHECKING:
@@ -64,11 +64,6 @@ def check(recipe: Recipe, model_type: str) -> None:
 
 class FakeQuantization(TrainerCallback):
     """Switches the student's fake-quantized layers on from one optimizer step on, in a resumed run too."""
-
-    @classmethod
-    def of(cls, student: nn.Module, qat: Qat, phase: Phase) -> "FakeQuantization":
-        """As the recipe says, in its last phase."""
-        return cls(student, plan_of(qat), qat.plain_steps(phase.steps))
 
     def __init__(self, student: nn.Module, plan: "Plan", first: int) -> None:
         """Swap the layers in place, switched off; `first` steps of the phase are trained with plain weights."""

@@ -37,7 +37,6 @@ class PhaseTrainer(Trainer):
         *,
         phase: Phase,
         recipe: Recipe,
-        family: Family,
         prompter: Prompter,
         teachers: TeacherChain | None,
         reference: Any,
@@ -46,11 +45,12 @@ class PhaseTrainer(Trainer):
     ) -> None:
         super().__init__(**options)
         sharded.load_whole()
-        self.phase, self.recipe, self.family, self.teachers = phase, recipe, family, teachers
+        self.phase, self.recipe, self.teachers = phase, recipe, teachers
+        self.family = prompter.family
         self.rounding = rounding
         self.prepare_frozen = sharded.preparer(self.accelerator)
         self.reference = self.prepare_frozen(reference) if reference is not None and self.prepare_frozen else reference
-        self.remove_callback(PrinterCallback)  # metrics_log.Reporter speaks instead
+        self.remove_callback(PrinterCallback)  # Reporter speaks instead
         self.vocabulary = len(prompter.tokenizer)
         self.measured: dict[str, list[float]] = defaultdict(list)
 

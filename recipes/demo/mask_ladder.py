@@ -28,7 +28,6 @@ def main() -> None:
 
     ladder = climb(
         model,
-        family,
         Prompter(processor, family, model.config),
         sample(easy_vqa.read("train"), QUESTIONS, seed=5),
         metric="exact_match",

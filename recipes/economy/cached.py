@@ -23,7 +23,8 @@ from grouped import VOCABULARY, Step
 from masters_edge import data
 from masters_edge.common.display import say
 from masters_edge.data import easy_vqa
-from masters_edge.engines.transformers import Engine, Request
+from masters_edge.engines import Request
+from masters_edge.engines.transformers import Engine
 from masters_edge.families import load_model, load_processor
 from masters_edge.families.base import family_of
 from masters_edge.families.prompts import Prompter
@@ -94,7 +95,7 @@ def demo(count: int) -> tuple[torch.Tensor, torch.Tensor]:
         family = family_of(model.config)
         prompter = Prompter(processor, family, model.config)
         if not answers:
-            engine = Engine(model, family, prompter, 6, 256)
+            engine = Engine(model, prompter, 6, 256)
             answers = [drawn[0] for drawn in engine.answer([Request(question) for question in questions])]
         prompts, images = zip(*(prompter(question) for question in questions))
         batch = sequences.pack(prompts, images, answers, range(count), prompter.tokenizer.pad_token_id)

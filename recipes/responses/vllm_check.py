@@ -36,12 +36,13 @@ def main() -> None:
     options = parse()
     import transformers
 
-    from masters_edge.engines import Speaker
+    from masters_edge.engines import Request, Speaker, sampled
     from masters_edge.engines.endpoint import EndpointEngine
-    from masters_edge.engines.transformers import Engine, Request, sampled
+    from masters_edge.engines.transformers import Engine
     from masters_edge.engines.vllm import VllmEngine
     from masters_edge.families import load_model
     from masters_edge.families.prompts import Prompter
+    from masters_edge.teacher.masked_checkpoint import mask_checkpoint
     from masters_edge.teacher.masking import mask_
 
     with contextlib.ExitStack() as held:
@@ -51,7 +52,7 @@ def main() -> None:
         responses = Responses(max_new_tokens=options.tokens)
         speaker = Speaker(Prompter.load(source), source)
         model = load_model(source)
-        plain = Engine(model, speaker.family, speaker.prompter, options.tokens, batch_size=16)
+        plain = Engine(model, speaker.prompter, options.tokens, batch_size=16)
         greedy = [Request(question) for question in asked]
         drawn = [sampled(question, 4, "check") for question in asked]
         expected = plain.answer(greedy)
@@ -74,7 +75,7 @@ def main() -> None:
             held_any = sum(bool(banned & set(ids)) for group in first + other for ids in group)
             rows.append(("responses with an image placeholder", str(held_any)))
 
-        masked = dataclasses.replace(speaker, ratio=0.2, teacher=0)
+        masked = dataclasses.replace(speaker, ratio=0.2, teacher=0, write=lambda out: mask_checkpoint(source, out, 0.2))
         mask_(model, 0.2)
         with VllmEngine(responses, masked, folder, dtype=options.dtype, **started(options)) as engine:
             found_masked = engine.answer(greedy)

@@ -130,7 +130,7 @@ def test_killed_and_resumed_it_finds_the_same(own_recipe: Path) -> None:
 def test_accuracy_is_the_share_of_right_greedy_answers(tiny_recipe: Path) -> None:
     from dataclasses import replace
 
-    from masters_edge.distill import read_questions
+    from masters_edge.data.questions import read_questions
     from masters_edge.engines.transformers import Engine
     from masters_edge.families import load_model
     from masters_edge.families.prompts import Prompter
@@ -138,7 +138,7 @@ def test_accuracy_is_the_share_of_right_greedy_answers(tiny_recipe: Path) -> Non
     recipe, student = load(tiny_recipe), str(tiny_recipe.parent / "student")
     asked = read_questions(recipe, tiny_recipe).train[:8]
     prompter = Prompter.load(student)
-    said = Engine(load_model(student).float(), prompter.family, prompter, 4, 3).greedy(asked)
+    said = Engine(load_model(student).float(), prompter, 4, 3).greedy(asked)
     assert all(said) and len(set(said)) > 1
     labelled = [replace(q, answer=text if i < 6 else "something else") for i, (q, text) in enumerate(zip(asked, said))]
     assert evaluate._scores(student, recipe, labelled, "exact_match") == [1.0] * 6 + [0.0] * 2

@@ -16,7 +16,7 @@ from masters_edge.cli import app
 from masters_edge.common.errors import UserError
 from masters_edge.data import easy_vqa
 from masters_edge.responses import store
-from masters_edge.rewards.accuracy import Item
+from masters_edge.rewards.verdicts import Item
 from tests.rewards.judge.server import judge_server
 
 RECIPE = """
@@ -138,7 +138,7 @@ def test_report_on_a_runs_store(tmp_path: Path) -> None:
         assert not run.exists(), "a folder that distill would stumble over"
         (run / "phase-0-joint" / "responses").mkdir(parents=True)
         (run / "run.json").write_text('{"schema_version": 1}')
-        from masters_edge.distill import read_questions
+        from masters_edge.data.questions import read_questions
         from masters_edge.recipe import load
 
         asked = read_questions(load(path, ["reward.metric=judge"]), path).train

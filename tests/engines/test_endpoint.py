@@ -13,9 +13,8 @@ from PIL import Image
 
 from masters_edge.common.errors import UserError
 from masters_edge.data.records import Question, open_image
-from masters_edge.engines import Speaker
+from masters_edge.engines import Request, Speaker, sampled
 from masters_edge.engines.endpoint import EndpointEngine
-from masters_edge.engines.transformers import Request, sampled
 from masters_edge.recipe.schema import Endpoint, Responses
 from tests.engines.scripted import Scripted, completion, scripted, spoken
 

@@ -15,9 +15,9 @@ import pytest
 
 from masters_edge.common.errors import UserError
 from masters_edge.data import easy_vqa
-from masters_edge.engines import Speaker
+from masters_edge.engines import Request, Speaker, sampled
 from masters_edge.engines.endpoint import EndpointEngine
-from masters_edge.engines.transformers import Engine, Request, sampled
+from masters_edge.engines.transformers import Engine
 from masters_edge.families import load_model
 from masters_edge.families.prompts import Prompter
 from masters_edge.recipe.schema import Endpoint, Responses
@@ -59,7 +59,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Speaker, Engine]:
     """An Idefics3 (its processor needs no torchvision) as a speaker, and the transformers engine with it."""
     source = str(tiny.idefics3(tmp_path_factory.mktemp("idefics3") / "student", seed=3, splitting=True))
     speaker = Speaker(Prompter.load(source), source)
-    return speaker, Engine(load_model(source), speaker.family, speaker.prompter, SAMPLING.max_new_tokens, 16)
+    return speaker, Engine(load_model(source), speaker.prompter, SAMPLING.max_new_tokens, 16)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_a_field_it_does_not_know(plain: Any, served: dict[str, Any]) -> None:
 def test_our_own_server_greedily() -> None:
     source = str(bundles.student("smolvlm", True))
     speaker = Speaker(Prompter.load(source), source)
-    engine = Engine(load_model(source), speaker.family, speaker.prompter, SAMPLING.max_new_tokens, 16)
+    engine = Engine(load_model(source), speaker.prompter, SAMPLING.max_new_tokens, 16)
     questions = easy_vqa.read("train")[:6]
     left_out = {name: None for name in ("top_k", "repetition_penalty", "logit_bias", "return_token_ids")}
     with serving(bundles.exported("smolvlm", "fp32", splitting=True)) as server:

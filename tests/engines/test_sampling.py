@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from masters_edge.data import easy_vqa
+from masters_edge.engines import Request, sampled
 from masters_edge.engines.sampling import SeededSampling, row_seed
-from masters_edge.engines.transformers import Engine, Request, sampled
+from masters_edge.engines.transformers import Engine
 from masters_edge.families import load_model, load_processor
 from masters_edge.families.base import family_of
 from masters_edge.families.prompts import Prompter
@@ -28,7 +29,7 @@ def test_draws_follow_the_distribution() -> None:
 def engines(models: Path):
     model, processor = load_model(str(models / "teacher")), load_processor(str(models / "teacher"))
     family = family_of(model.config)
-    return lambda batch: Engine(model, family, Prompter(processor, family, model.config), 6, batch)
+    return lambda batch: Engine(model, Prompter(processor, family, model.config), 6, batch)
 
 
 def test_responses_do_not_depend_on_the_batch(engines) -> None:

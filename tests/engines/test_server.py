@@ -9,10 +9,9 @@ import pytest
 
 from masters_edge.common.errors import UserError
 from masters_edge.data.records import Question
-from masters_edge.engines import Speaker
+from masters_edge.engines import Request, Speaker
 from masters_edge.engines.endpoint import EndpointEngine
 from masters_edge.engines.server import where
-from masters_edge.engines.transformers import Request
 from masters_edge.recipe.schema import Endpoint, Responses
 from tests.engines.scripted import Scripted, completion, scripted
 

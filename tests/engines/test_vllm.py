@@ -8,18 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from masters_edge.common import processes
 from masters_edge.common.errors import UserError
 from masters_edge.data.records import Question
-from masters_edge.engines import Speaker, open_engine, vllm
+from masters_edge.engines import Request, Speaker, open_engine, sampled, vllm
 from masters_edge.engines.prompts import unexpanded
-from masters_edge.engines.transformers import Engine, Request, sampled
+from masters_edge.engines.transformers import Engine
 from masters_edge.engines.vllm import VllmEngine
 from masters_edge.families import load_model
 from masters_edge.recipe import Recipe
 from masters_edge.recipe.schema import Responses, Vllm
 from masters_edge.teacher.masking import activation_norms, mask_
+from masters_edge.teacher.norms import path
 
 SAMPLING = Responses(max_new_tokens=6)
 
@@ -39,7 +41,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 
 def plain(speaker: Speaker, model: Any = None) -> Engine:
     model = load_model(speaker.source) if model is None else model
-    return Engine(model, speaker.family, speaker.prompter, SAMPLING.max_new_tokens, 16)
+    return Engine(model, speaker.prompter, SAMPLING.max_new_tokens, 16)
 
 
 def test_greedy_and_seeded(stand_in: Any, student: Speaker, questions: list[Question], tmp_path: Path) -> None:
@@ -99,7 +101,7 @@ def test_many_are_handed_over_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None
     assert blocks == [[2, 3], [1, 4], [7], [1]] and not list(vllm._blocks([]))
 
 
-@pytest.mark.parametrize("mask", [{}, {"include": ("*mlp*",)}, {"exclude": ("*embed*",)}])
+@pytest.mark.parametrize("mask", [{}, {"include": ["*mlp*"]}, {"exclude": ["*embed*"]}])
 def test_a_masked_teacher_is_trainings_own(
     mask: dict[str, Any],
     stand_in: Any,
@@ -132,8 +134,10 @@ def test_a_teacher_masked_by_activations(
     model = load_model(teacher().source)
     with activation_norms(model) as norms:
         plain(teacher(), model).greedy(questions[:2])
-    speaker = teacher(0.3, norms=norms)
-    vllm.write_masked(speaker, tmp_path / "masked")
+    place = path(tmp_path, 0)
+    place.parent.mkdir()
+    save_file(norms, place)
+    teacher(0.3, run=tmp_path, score="activation").write(tmp_path / "masked")
     mask_(model, 0.3, norms=norms)
     written = load_model(str(tmp_path / "masked")).state_dict()
     assert all(torch.equal(written[name], value) for name, value in model.state_dict().items())

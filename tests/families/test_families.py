@@ -14,7 +14,8 @@ import torch
 
 from masters_edge.common.errors import UserError
 from masters_edge.data.records import Question
-from masters_edge.engines.transformers import Engine, Request, sampled
+from masters_edge.engines import Request, sampled
+from masters_edge.engines.transformers import Engine
 from masters_edge.families import load_config, load_model, load_processor
 from masters_edge.families.base import Family, family_of
 from masters_edge.families.prompts import Prompter, check_image_tokens
@@ -158,7 +159,7 @@ def _gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def test_answers_of_a_batch_are_those_alone(built: Built, questions: list[Question]) -> None:
     """Greedy as transformers generates it from the processor's own inputs; samples whatever the batch."""
-    engines = [Engine(built.model, built.family, built.prompter, 6, batch) for batch in (1, 7, 64)]
+    engines = [Engine(built.model, built.prompter, 6, batch) for batch in (1, 7, 64)]
     requests = [sampled(q, 3, 0) for q in questions] + [Request(q) for q in questions]
     one, *others = (engine.answer(requests, Responses(max_new_tokens=6)) for engine in engines)
     assert all(other == one for other in others)
@@ -172,7 +173,7 @@ def test_answers_of_a_batch_are_those_alone(built: Built, questions: list[Questi
 
 
 def test_the_image_is_encoded_once_per_question(built: Built, questions: list[Question], seen: list[int]) -> None:
-    engine = Engine(built.model, built.family, built.prompter, 4, 64)
+    engine = Engine(built.model, built.prompter, 4, 64)
     engine.answer([sampled(q, 4, 0) for q in questions], Responses(max_new_tokens=4))
     prompts, images = zip(*(built.prompter(question) for question in questions))
     batch = sequences.pack(prompts, images, RESPONSES, OWNER, built.processor.tokenizer.pad_token_id)
@@ -201,7 +202,7 @@ def seen(built: Built, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 def test_no_response_holds_a_placeholder(built: Built, questions: list[Question]) -> None:
     model = copy.deepcopy(built.model)
-    engine = Engine(model, built.family, built.prompter, 3, 4)
+    engine = Engine(model, built.prompter, 3, 4)
     assert model.config.image_token_id in engine.placeholders
     head = model.get_output_embeddings()
     with torch.no_grad():  # a head that would always write the placeholders
@@ -213,7 +214,7 @@ def test_no_response_holds_a_placeholder(built: Built, questions: list[Question]
 
 
 def test_after_generation_the_model_can_be_copied_and_trained(built: Built, questions: list[Question]) -> None:
-    Engine(built.model, built.family, built.prompter, 2, 4).greedy(questions[:2])
+    Engine(built.model, built.prompter, 2, 4).greedy(questions[:2])
     model = copy.deepcopy(built.model)
     prompts, images = zip(*(built.prompter(question) for question in questions[:2]))
     batch = sequences.pack(prompts, images, [[40], [41]], [0, 1], built.processor.tokenizer.pad_token_id)

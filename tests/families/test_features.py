@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from masters_edge.data.records import Question
-from masters_edge.engines.transformers import Engine, sampled
+from masters_edge.engines import sampled
+from masters_edge.engines.transformers import Engine
 from masters_edge.families import load_model
 from masters_edge.families.features import ImageFeatures
 from masters_edge.families.prompts import Prompter
@@ -49,7 +50,7 @@ def test_features_stand_for_pixels(family: str, tmp_path: Path, questions: list[
     assert prompter.family.gives_features(model) == (family != "qwen3_vl")
 
     requests = [sampled(question, 3, 0, "teacher") for question in questions]
-    answer = lambda kept: Engine(model, prompter.family, prompter, 4, 64, kept).answer(requests, Responses())  # noqa: E731
+    answer = lambda kept: Engine(model, prompter, 4, 64, kept).answer(requests, Responses())  # noqa: E731
     assert answer(features) == answer(None)
 
 
@@ -60,7 +61,7 @@ def test_few_are_kept_and_learning_forgets_them(tmp_path: Path, questions: list[
     features = ImageFeatures(model, prompter.family, limit=1)
     first = features.inputs(ids, images)["mm_encoder_outputs"]["image"].pooler_output
     assert not features._kept and len(first) == 6
-    engine = Engine(model, prompter.family, prompter, 4, 64)
+    engine = Engine(model, prompter, 4, 64)
     before = engine.greedy(questions)
     with torch.no_grad():
         for parameter in model.base_model.vision_model.parameters():

@@ -123,8 +123,7 @@ def train(spec: dict[str, Any]) -> None:
         trainer = training.PhaseTrainer(
             phase=phase,
             recipe=recipe,
-            family=shapes[0].family,
-            prompter=SimpleNamespace(tokenizer=range(built[0].vocabulary)),
+            prompter=SimpleNamespace(tokenizer=range(built[0].vocabulary), family=shapes[0].family),
             teachers=teachers,
             reference=reference,
             model=student,

@@ -160,7 +160,7 @@ def test_unknown_questions_are_taken_to_come_once(tiny_recipe: Path) -> None:
 
 def test_a_measured_rate(tiny_recipe: Path) -> None:
     measured = rates.measure(tiny_recipe, [])
-    assert set(measured.rates.tokens_per_second) == set(rates.PARTS)
+    assert set(measured.rates.tokens_per_second) == set(rates.PARTS) - {"train_rounded"}
     assert all(rate > 0 for rate in measured.rates.tokens_per_second.values())
     assert 1 <= measured.response <= 4 and 1 <= measured.distinct <= 8
     with pytest.raises(UserError):

@@ -15,7 +15,8 @@ import pytest
 
 from masters_edge.common.errors import UserError
 from masters_edge.recipe.schema import Reward
-from masters_edge.rewards.accuracy import Item, Scorer, Verdict
+from masters_edge.rewards.accuracy import Scorer
+from masters_edge.rewards.verdicts import Item, Verdict
 from tests.rewards.judge.server import JudgeServer, judge_server
 
 
@@ -317,7 +318,8 @@ def test_a_killed_run_asks_nothing_twice(tmp_path: Path) -> None:
         import json, sys
         from pathlib import Path
         from masters_edge.recipe.schema import Reward
-        from masters_edge.rewards.accuracy import Item, Scorer
+        from masters_edge.rewards.accuracy import Scorer
+        from masters_edge.rewards.verdicts import Item
         judge = {"model": "j", "url": sys.argv[1], "concurrency": 1}
         reward = Reward.model_validate({"metric": "judge", "judge": judge})
         items = [Item(str(n), "q", f"blue {n}", ("blue",), "judge") for n in range(60)]

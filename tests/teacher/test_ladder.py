@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from masters_edge.common.errors import UserError
+from masters_edge.data.questions import read_questions
 from masters_edge.data.records import Question
-from masters_edge.distill import distill, read_questions
-from masters_edge.engines.transformers import Engine, Request
+from masters_edge.distill import distill
+from masters_edge.engines import Request
+from masters_edge.engines.transformers import Engine
 from masters_edge.families import load_model, load_processor
 from masters_edge.families.base import family_of
 from masters_edge.families.prompts import Prompter
@@ -40,7 +42,7 @@ def parts(source: Path):
 def ladder_of(source: Path, questions: list[Question], ratios=ladder.RATIOS, **mask) -> Ladder:
     model, family, prompter = parts(source)
     return climb(
-        model, family, prompter, questions,
+        model, prompter, questions,
         metric="exact_match", mask=Mask(**mask), max_new_tokens=4, batch_size=5, ratios=ratios,
     )  # fmt: skip
 
@@ -48,7 +50,7 @@ def ladder_of(source: Path, questions: list[Question], ratios=ladder.RATIOS, **m
 def test_measures_accuracy_and_divergence_as_computed_one_by_one(models: Path, asked: list[Question]) -> None:
     """Labels that the teacher gets right half of the time; each question alone, MaskedTeacher, plain forward passes."""
     model, family, prompter = parts(models / "teacher")
-    engine = Engine(model, family, prompter, 4, 1)
+    engine = Engine(model, prompter, 4, 1)
     own = [engine.answer([Request(q)])[0][0] for q in asked]
     questions = [
         replace(q, answer=text if n % 2 else "no such answer")
@@ -156,7 +158,7 @@ def test_activation_norms_are_kept_with_the_run_and_used(tiny_recipe: Path, monk
     expected = chain.load(0)
     questions = read_questions(recipe, tiny_recipe)
     chosen = calibration_questions(questions.train, recipe)
-    engine = Engine(expected, chain.family(0), chain.prompter(0), 4, 1)
+    engine = Engine(expected, chain.prompter(0), 4, 1)
     with activation_norms(expected) as again:
         for question in chosen:
             engine.greedy([question])

@@ -21,7 +21,7 @@ from masters_edge.quantization import by_part as plans
 from masters_edge.quantization.schemes import SCHEMES
 from masters_edge.recipe import load
 from masters_edge.run import outline as recipe_plan
-from masters_edge.training import FakeQuantization, qat, sharded
+from masters_edge.training import FakeQuantization, phase, qat, sharded
 from tests import tiny
 from tests.training import runs
 
@@ -149,19 +149,20 @@ def test_the_loss_reads_a_rounded_head(home: Path, tiny_recipe: Path) -> None:
 
 def test_only_the_last_phase_and_only_the_student(home: Path, tiny_recipe: Path, monkeypatch) -> None:
     swapped: list[tuple[str, int]] = []
-    make = FakeQuantization.of.__func__
+    make = phase.build
 
-    def noted(cls, student, qat_, phase):
-        swapped.append((phase.objective, phase.steps))
-        return make(cls, student, qat_, phase)
+    def noted(recipe, phase_, *rest, rounded_from):
+        if rounded_from is not None:
+            swapped.append((phase_.objective, rounded_from))
+        return make(recipe, phase_, *rest, rounded_from=rounded_from)
 
-    monkeypatch.setattr(FakeQuantization, "of", classmethod(noted))
+    monkeypatch.setattr(phase, "build", noted)
     frozen = []
     compute = sharded.frozen_head
     monkeypatch.setattr(sharded, "frozen_head", lambda model: frozen.append(model) or compute(model))
     phases = "train.phases=[{objective: distill, steps: 5}, {objective: joint, steps: 6}]"
     distill(tiny_recipe, [*ROUNDED[1:], phases])
-    assert swapped == [("joint", 6)]
+    assert swapped == [("joint", 3)]
     assert frozen and not any(isinstance(m, qat.Rounding) for model in frozen for m in model.modules())
 
 

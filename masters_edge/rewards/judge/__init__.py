@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from masters_edge.recipe import checkpoint
+from masters_edge.recipe import Recipe, checkpoint
 from masters_edge.recipe.schema import Judge
 
 
@@ -18,3 +18,11 @@ def resolved(judge: Judge, recipe_path: Path) -> Judge:
     file = (recipe_path.parent / Path(judge.model).expanduser()).resolve()
     gguf = file.suffix == ".gguf" and file.is_file()
     return judge.model_copy(update={"model": str(file) if gguf else checkpoint(judge.model, recipe_path)})
+
+
+def with_judge(recipe: Recipe, recipe_path: Path) -> Recipe:
+    """The recipe with its judge's model as transformers finds it."""
+    if recipe.reward.judge is None:
+        return recipe
+    judge = resolved(recipe.reward.judge, recipe_path)
+    return recipe.model_copy(update={"reward": recipe.reward.model_copy(update={"judge": judge})})

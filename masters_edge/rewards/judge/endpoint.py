@@ -14,7 +14,7 @@ from typing import Any
 from masters_edge.common.display import say
 from masters_edge.common.errors import UserError
 from masters_edge.recipe.schema import Judge
-from masters_edge.rewards.judge.panel import Reply
+from masters_edge.rewards.judge.replies import Reply
 
 # The request's own fault (too long, refused content): another one may well be answered.
 _OF_THIS_PROMPT = (400, 413, 422)

@@ -15,7 +15,7 @@ from masters_edge.common.errors import UserError
 from masters_edge.common.quiet import hush, hush_transformers
 from masters_edge.families.loading import load_config, load_pretrained
 from masters_edge.recipe.schema import Judge
-from masters_edge.rewards.judge.panel import Reply
+from masters_edge.rewards.judge.replies import Reply
 
 
 class Local:

@@ -6,31 +6,13 @@ then stays unscored. Who answers, a server or a model in this process, is behind
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from masters_edge.recipe.schema import Judge
-from masters_edge.rewards.accuracy import Item, Verdict
 from masters_edge.rewards.judge import prompt
 from masters_edge.rewards.judge.cache import Cache, key
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What the judge said to one prompt; `text` is None where it said nothing, and `error` says why."""
-
-    text: str | None
-    error: str = ""
-
-
-class Voice(Protocol):
-    """Whoever answers prompts."""
-
-    def replies(self, prompts: Sequence[str]) -> Iterator[list[tuple[int, Reply]]]:
-        """(place, reply) of every prompt, in lists as they come in."""
-
-    def close(self) -> None: ...
+from masters_edge.rewards.judge.replies import Reply, Voice
+from masters_edge.rewards.verdicts import Item, Verdict
 
 
 def open_voice(judge: Judge) -> Voice:

@@ -8,8 +8,9 @@ import torch
 
 from masters_edge.common.errors import UserError
 from masters_edge.recipe.schema import Judge, Reward
-from masters_edge.rewards.accuracy import Item, Scorer
+from masters_edge.rewards.accuracy import Scorer
 from masters_edge.rewards.judge import local, resolved
+from masters_edge.rewards.verdicts import Item
 from tests import tiny
 
 TEMPLATE = (
