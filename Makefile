@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RECIPE ?= recipes/demo.yaml
 
-.PHONY: demo test test-slow lint economy install clean
+.PHONY: demo test test-slow lint docs economy install clean
 
 demo: $(VENV)/installed
 	$(BIN)/masters-edge distill $(RECIPE)
@@ -24,6 +24,12 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy masters_edge export benchmarks
+
+# The site, into build/site. A broken link, an unknown page or anything else that Sphinx warns of fails.
+docs: $(VENV)/installed
+	$(BIN)/python docs/mermaid.py
+	$(BIN)/python -m sphinx -W --keep-going -q -d build/doctrees docs build/site
+	@echo build/site/index.html
 
 # The figures of docs/results/training.md, as JSON into runs/economy; about 15 minutes on two quiet cores.
 # GGUF=FILE adds the stored teacher's error on SmolLM2-135M (recipes/economy/cached.py says where to get it).

@@ -90,7 +90,7 @@ def fetch(folder: Path = FOLDER) -> None:
             part.mkdir(parents=True)
             try:
                 for package, (version, integrity) in _pinned().items():
-                    _unpack(_tarball(npm, package, version, integrity, Path(place)), package, part)
+                    _unpack(tarball(npm, package, version, integrity, Path(place)), package, part)
                 (part / _RECORD).write_text(lock(), encoding="utf-8")
                 shutil.rmtree(folder, ignore_errors=True)
                 part.rename(folder)
@@ -109,7 +109,7 @@ def _pinned() -> dict[str, tuple[str, str]]:
     }
 
 
-def _tarball(npm: str, package: str, version: str, integrity: str, place: Path) -> Path:
+def tarball(npm: str, package: str, version: str, integrity: str, place: Path) -> Path:
     """The package as the registry has it, its hash checked."""
     command = [npm, "pack", f"{package}@{version}", "--ignore-scripts", "--prefer-offline"]
     command += ["--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--pack-destination", str(place)]

@@ -1,7 +1,8 @@
 """The recipe: one schema for the whole way from a teacher to a measured student.
 
-Defaults are the paper's (METHOD.md, arXiv 2512.22238). Every field says what it is, in which unit, within which bounds;
-`masters-edge schema` prints the same as JSON Schema. Nothing heavier than pydantic is imported here.
+Defaults are the paper's (docs/method.md, arXiv 2512.22238). Every field says what it is, in which unit, within which
+bounds; `masters-edge schema` prints the same as JSON Schema, docs/recipe.md is written from it. Nothing heavier than
+pydantic is imported here.
 """
 
 from typing import Annotated, Any, Literal
