@@ -54,7 +54,7 @@ myst_enable_extensions = ["html_image"]
 myst_fence_as_directive = ["mermaid"]
 
 html_theme = "furo"
-html_title = f"masters-edge {release}"
+html_title = "masters-edge"
 html_static_path = ["_static", *(str(folder) for folder in [HERE.parent / "build" / "mermaid"] if folder.is_dir())]
 html_css_files = ["site.css"]
 html_copy_source = False
