@@ -8,7 +8,6 @@ import os
 import platform
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import psutil
 
 from masters_edge.common.cpu import name as cpu_name
 from masters_edge.common.cpu import usable_cores
+from masters_edge.common.versions import installed as versions
 
 __all__ = ["cpu_name", "describe", "peak_rss_mib", "usable_cores", "versions"]
 
@@ -71,17 +71,6 @@ def peak_rss_mib() -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """Installed versions of those of the named packages that are installed, without importing them."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _text(path: Path) -> str:

@@ -18,8 +18,8 @@ from masters_edge.common.errors import UserError
 from masters_edge.data.records import Question, open_image
 
 if TYPE_CHECKING:
+    from masters_edge.benchmarks.events import Events
     from masters_edge.benchmarks.peers import Answerer
-    from masters_edge.benchmarks.worker import Events
 
 # As results.STAGES, which would bring pydantic along; a test holds them equal.
 STAGES = ("preprocess_ms", "vision_ms", "prefill_ms", "ttft_ms", "decode_tokens_per_s", "total_ms")

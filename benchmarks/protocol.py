@@ -36,6 +36,7 @@ from masters_edge.benchmarks.results import (
     Training,
 )
 from masters_edge.benchmarks.suites import Suite
+from masters_edge.common import child
 from masters_edge.common.errors import UserError
 from masters_edge.data.records import Question
 from masters_edge.scoring.metrics import wilson_interval
@@ -139,18 +140,12 @@ def follow(lines: Iterable[bytes | str], subject: Subject, on_event: Callable[[d
         UserError: the worker's error event, with the subject's name.
     """
     done = False
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if not isinstance(event, dict) or "event" not in event:
-            continue
-        if event["event"] == "error":
+    for event in child.objects(lines):
+        if event.get("event") == "error":
             raise UserError(f"measuring {subject.name} stopped: {event['message']}")
-        if event["event"] == "progress":
+        if event.get("event") == "progress":
             on_event(event)
-        done = done or event["event"] == "done"
+        done = done or event.get("event") == "done"
     return done
 
 

@@ -10,7 +10,6 @@ stderr.
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -22,23 +21,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from masters_edge.benchmarks import job as jobs
+from masters_edge.benchmarks.events import Events
 from masters_edge.common.errors import UserError
 
 _STDERR, _LOCK = "stderr-of-subject.txt", ".lock"
-
-
-class Events:
-    """Writes events to the real stdout, which is theirs alone."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self.stream = stream
-
-    def __call__(self, event: str, **fields: Any) -> None:
-        self.stream.write(json.dumps({"event": event, **fields}) + "\n")
-        self.stream.flush()
-
-    def progress(self, phase: str, done: float, total: float, right: float | None = None) -> None:
-        self("progress", phase=phase, done=done, total=total, right=right)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from masters_edge.bundle.manifest import Manifest
-from masters_edge.run.origin import Checkpoint, Origin
+from masters_edge.bundle.origin import Checkpoint, Origin
 from masters_edge.runtime import backends
 
 CARD = "README.md"

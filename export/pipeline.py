@@ -9,10 +9,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import masters_edge
 from masters_edge.bundle import manifest as bundle
 from masters_edge.bundle.inspection import refuse_pickles
-from masters_edge.common import registry
+from masters_edge.common import registry, versions
 from masters_edge.common.errors import UserError
 from masters_edge.export import card, disk_space
 from masters_edge.export import targets as targets_package
@@ -101,7 +100,7 @@ def export_student(
         say("writing the manifest", 0.98)
         manifest = bundle.Manifest(
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            masters_edge=masters_edge.__version__,
+            masters_edge=versions.own(),
             model_type=loaded.model_type,
             target=target,
             scheme=plan.name,
@@ -187,7 +186,7 @@ def _lowering(target: str) -> ModuleType:
         hush()  # torch's import gives its loggers levels of its own
         return registry.load(targets_package, target)
     except ModuleNotFoundError as error:
-        from masters_edge.doctor import extra_with
+        from masters_edge.common.extras import extra_with
 
         extra = extra_with(error.name or "") or "onnx"
         raise UserError(

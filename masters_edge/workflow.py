@@ -42,10 +42,12 @@ def export(
     Returns:
         the bundles' folders: `<target>-<plan>`, and `-<method>` behind it where integers are not rounded to nearest.
     """
+    from masters_edge.benchmarks import scores
     from masters_edge.bundle import manifest as bundles
     from masters_edge.common import registry
     from masters_edge.export import export_student
     from masters_edge.export import targets as known_targets
+    from masters_edge.export.up_to_date import up_to_date
 
     home = _run_of(run, student)
     recipe = home.recipe() if home else None
@@ -58,13 +60,14 @@ def export(
     plans = [_plan(entry, parts or {}, tied) for entry in chosen]
     how = method or (recipe.quantize.method if recipe else "rtn")
     samples = _samples(home, recipe)
+    measured = scores.of_run(home) if home and home.finished else []
     made = []
     for target in targets:
         for plan in plans:
             name = f"{target}-{plan.name}" + ("" if how == "rtn" else f"-{how}")
             place = (out or (home.bundles if home else folder.parent / "bundles")) / name
             made.append(place)
-            if _up_to_date(place, folder, target, plan, how):
+            if up_to_date(place, folder, target, plan, how):
                 say(f"{place} is up to date with {folder}: reused")
                 continue
             started = time.monotonic()
@@ -76,7 +79,7 @@ def export(
                     method=how,
                     out=place,
                     samples=samples,
-                    origin=origin.of(folder, home),
+                    origin=origin.of(folder, home, measured),
                     on_progress=lambda stage, share: bar(completed=round(100 * share), note=stage),
                 )
             size = sum(file.bytes for file in bundles.read(place).files)
@@ -307,26 +310,6 @@ def _samples(run: Run | None, recipe: Recipe | None) -> list:
         pool = questions.held_out or questions.train
         chosen = data.sample(pool, min(recipe.export.parity_samples, len(pool)), recipe.seed)
     return [(open_image(question), question.text) for question in chosen]
-
-
-def _up_to_date(place: Path, student: Path, target: str, plan: "Plan", method: str) -> bool:
-    """Whether the bundle is whole, of this student, so quantized, and made by the libraries that are installed now."""
-    from masters_edge.benchmarks import machine
-    from masters_edge.bundle import manifest as bundles
-
-    if not place.exists() or not student.exists():
-        return False
-    try:
-        manifest = bundles.check(place)
-    except UserError:
-        return False
-    quantized = manifest.quantization
-    same = (
-        (manifest.target, manifest.scheme, quantized.method) == (target, plan.name, method)
-        and quantized.schemes == {part: scheme.name for part, scheme in plan.parts.items()}
-        and manifest.student.fingerprint == bundles.fingerprint(student)
-    )
-    return same and dict(manifest.versions) == machine.versions(*manifest.versions)
 
 
 def _subjects(run: Run | None, recipe: Recipe | None) -> list:

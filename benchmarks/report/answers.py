@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from masters_edge.benchmarks.report import statistics
-from masters_edge.benchmarks.report.gather import Entry
+from masters_edge.benchmarks.report.entry import Entry
 from masters_edge.common.errors import UserError
 
 

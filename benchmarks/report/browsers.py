@@ -4,13 +4,10 @@ In: entries. Out: plain text, which page and Markdown escape as each needs.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from masters_edge.benchmarks.measure import HIDDEN_S
+from masters_edge.benchmarks.report.entry import Entry
 from masters_edge.benchmarks.results import Device, Measurement
-
-if TYPE_CHECKING:
-    from masters_edge.benchmarks.report.gather import Entry
 
 PROTOCOL = (
     "In a browser, a Web Worker of its own stands for each process. Its cold start takes the student's files from the "
@@ -27,7 +24,7 @@ def label(device: Device) -> str:
     return f"{device.model or device.name}{chip}, {' '.join(device.browser.name)}"
 
 
-def facts(rows: Sequence["Entry"]) -> list[tuple[str, str]]:
+def facts(rows: Sequence[Entry]) -> list[tuple[str, str]]:
     """(what, value) for one device, where a browser measured; else nothing."""
     measured = [entry.m for entry in rows if entry.m.device.browser is not None]
     if not measured:
@@ -67,7 +64,7 @@ def is_hidden(m: Measurement) -> bool:
     return (m.conditions.hidden_s or 0) >= HIDDEN_S
 
 
-def hidden(rows: Sequence["Entry"]) -> str | None:
+def hidden(rows: Sequence[Entry]) -> str | None:
     """A sentence where the page was out of sight while it measured: browsers slow such pages down."""
     some = [entry for entry in rows if is_hidden(entry.m)]
     if not some:

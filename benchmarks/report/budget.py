@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from masters_edge.benchmarks.report import answers, axes, gather, style
 from masters_edge.benchmarks.report.axes import Quantity
-from masters_edge.benchmarks.report.gather import Entry, Gathered
+from masters_edge.benchmarks.report.entry import Entry
+from masters_edge.benchmarks.report.gather import Gathered
 from masters_edge.common.errors import UserError
 
 _KEYS = {

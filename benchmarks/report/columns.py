@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from masters_edge.benchmarks.report import axes, style
-from masters_edge.benchmarks.report.gather import Entry
+from masters_edge.benchmarks.report.entry import Entry
 from masters_edge.benchmarks.results import STAGES, Measurement, Stage
 
 

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from masters_edge.benchmarks.report import answers, axes, browsers, gather, markdown, notes, statistics, style
 from masters_edge.benchmarks.report.axes import Quantity
-from masters_edge.benchmarks.report.gather import Entry, Gathered
+from masters_edge.benchmarks.report.entry import Entry
+from masters_edge.benchmarks.report.gather import Gathered
 from masters_edge.benchmarks.results import Stage
 
 # A median's own error says how sure one run is of itself. From run to run the same files may differ by more: other

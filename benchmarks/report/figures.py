@@ -21,7 +21,7 @@ from masters_edge.benchmarks.report import (
     training,
 )
 from masters_edge.benchmarks.report.axes import Quantity
-from masters_edge.benchmarks.report.gather import Entry
+from masters_edge.benchmarks.report.entry import Entry
 from masters_edge.benchmarks.report.ladder import Ladder
 from masters_edge.benchmarks.report.scene import Scene, Text
 from masters_edge.benchmarks.report.training import Curve

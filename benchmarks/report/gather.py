@@ -10,20 +10,11 @@ from pathlib import Path
 
 from masters_edge.benchmarks import results as results_file
 from masters_edge.benchmarks.report import browsers
+from masters_edge.benchmarks.report.entry import Entry
 from masters_edge.benchmarks.results import Device, Measurement, Results
 from masters_edge.common.errors import UserError
 
 PREVIEW = "no questions asked"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A measurement, its number (a name has one number on all devices) and the folder of its results.json."""
-
-    number: int
-    name: str
-    m: Measurement
-    folder: Path
 
 
 @dataclass(frozen=True)

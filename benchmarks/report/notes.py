@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from masters_edge.benchmarks.report import axes, browsers, gather, style, tradeoff
-from masters_edge.benchmarks.report.gather import Entry
+from masters_edge.benchmarks.report.entry import Entry
 from masters_edge.benchmarks.results import Case, Measurement
 
 PROTOCOL = (

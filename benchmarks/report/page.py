@@ -13,7 +13,8 @@ from typing import Any
 
 from masters_edge.benchmarks.report import axes, figures, gather, ladder, notes, style, sustained, tradeoff, training
 from masters_edge.benchmarks.report.columns import columns
-from masters_edge.benchmarks.report.gather import Entry, Gathered
+from masters_edge.benchmarks.report.entry import Entry
+from masters_edge.benchmarks.report.gather import Gathered
 from masters_edge.common.errors import UserError
 
 _HERE = Path(__file__).parent

@@ -8,7 +8,8 @@ import io
 from typing import Any
 
 from masters_edge.benchmarks.report import gather
-from masters_edge.benchmarks.report.gather import Entry, Gathered
+from masters_edge.benchmarks.report.entry import Entry
+from masters_edge.benchmarks.report.gather import Gathered
 from masters_edge.benchmarks.results import STAGES, Latency
 
 _UNITS = {"decode_tokens_per_s": "tokens/s"}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from masters_edge.benchmarks.report import axes, scene, style
-from masters_edge.benchmarks.report.gather import Entry
+from masters_edge.benchmarks.report.entry import Entry
 from masters_edge.benchmarks.report.scene import Scene, Text
 from masters_edge.benchmarks.report.tradeoff import entry_id
 from masters_edge.benchmarks.results import Case, Latency, Measurement

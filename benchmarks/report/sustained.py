@@ -6,7 +6,7 @@ In: entries that have a sustained loop, of one device. Out: a `Scene`. Speed is 
 from collections.abc import Sequence
 
 from masters_edge.benchmarks.report import scales, scene, style
-from masters_edge.benchmarks.report.gather import Entry
+from masters_edge.benchmarks.report.entry import Entry
 from masters_edge.benchmarks.report.scene import Scene, Text
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from masters_edge.benchmarks.report import axes, labels, scales, scene, style
 from masters_edge.benchmarks.report.axes import Quantity
-from masters_edge.benchmarks.report.gather import Entry
+from masters_edge.benchmarks.report.entry import Entry
 from masters_edge.benchmarks.report.scales import Scale
 from masters_edge.benchmarks.report.scene import Point, Scene, Text
 from masters_edge.benchmarks.results import Measurement

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from masters_edge.bundle.origin import Origin
 from masters_edge.common.errors import UserError
 from masters_edge.common.files import whole_folder
-from masters_edge.run.origin import Origin
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 2

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Iterable
 from types import ModuleType
@@ -9,9 +10,17 @@ from types import ModuleType
 from masters_edge.common.errors import UserError
 
 
-def names(package: ModuleType) -> list[str]:
-    """Modules of `package` whose name has no leading underscore; none of them is imported."""
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
+def names(package: ModuleType | str) -> list[str]:
+    """Modules of `package` (or of the package with that name) whose name has no leading underscore.
+
+    None of them is imported; of a package given by name, its parents are.
+    """
+    if isinstance(package, str):
+        found = importlib.util.find_spec(package)
+        places = list(found.submodule_search_locations or []) if found else []
+    else:
+        places = list(package.__path__)
+    return sorted(module.name for module in pkgutil.iter_modules(places) if not module.name.startswith("_"))
 
 
 def check(name: str, kind: str, valid: Iterable[str]) -> None:

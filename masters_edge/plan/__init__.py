@@ -13,17 +13,15 @@ from typing import Any
 
 from masters_edge.common.errors import UserError
 from masters_edge.plan import cures, memory, prompts, rates, step, tokens
-from masters_edge.plan.disk import PhaseDisk, phase_disk
-from masters_edge.plan.memory import Machine, Models, Sharding, Usage
-from masters_edge.plan.rates import Rates
-from masters_edge.plan.shapes import Shape, shape
-from masters_edge.plan.tokens import Lengths, PhaseTokens
+from masters_edge.plan.disk import phase_disk
+from masters_edge.plan.memory import Machine, Models, Sharding
+from masters_edge.plan.planned import Plan, PlannedPhase
+from masters_edge.plan.shapes import shape
+from masters_edge.plan.tokens import Lengths
 from masters_edge.recipe import Recipe, load
 from masters_edge.run import folder as runs
 from masters_edge.training.phase import rounded_from
 from masters_edge.training.setup import questions_per_device
-
-SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -38,92 +36,6 @@ class Asked:
     prompt_tokens: int | None = None
     response_tokens: float | None = None
     configs: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class PhasePlan:
-    """One phase: memory of one process while it trains, rows of one pass, tokens, FLOPs, disk, seconds by part."""
-
-    tokens: PhaseTokens
-    training: Usage
-    questions_per_device: int
-    passes: int
-    flops: dict[str, float]
-    disk: PhaseDisk
-    seconds: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The whole plan; `assumed` are the sentences that say what is not known but taken for granted."""
-
-    recipe_path: Path
-    machine: Machine
-    student: Shape
-    teachers: list[Shape]
-    trained_parameters: int
-    lengths: Lengths
-    responses: Usage | None
-    phases: list[PhasePlan]
-    free_disk_bytes: int
-    run_dir: Path
-    rates: Rates | None
-    assumed: list[str]
-    warnings: list[str]
-
-    @property
-    def disk_bytes(self) -> int:
-        """Largest amount at one time: all that is kept, and the one checkpoint more while it is written."""
-        return sum(p.disk.kept for p in self.phases) + max(p.disk.while_writing for p in self.phases)
-
-    @property
-    def seconds(self) -> float:
-        """The start and all phases; 0 without a measured rate."""
-        return (self.rates.start_s if self.rates else 0.0) + sum(sum(p.seconds.values()) for p in self.phases)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        models = [
-            {
-                "role": role,
-                "name": s.name,
-                "config": s.origin,
-                "dtype": str(s.dtype).removeprefix("torch."),
-                "parameters": {**s.parameters, "total": s.total},
-            }
-            for role, s in [("student", self.student), *(("teacher", t) for t in self.teachers)]
-        ]
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "recipe": str(self.recipe_path),
-            "machine": dataclasses.asdict(self.machine),
-            "models": models,
-            "trained_parameters": self.trained_parameters,
-            "lengths_tokens": dataclasses.asdict(self.lengths),
-            "responses_memory_bytes": _usage(self.responses) if self.responses else None,
-            "phases": [
-                {
-                    "training_memory_bytes": _usage(p.training),
-                    "questions_per_device": p.questions_per_device,
-                    "passes": p.passes,
-                    "tokens": dataclasses.asdict(p.tokens),
-                    "flops": p.flops,
-                    "disk_bytes": dataclasses.asdict(p.disk),
-                    "seconds": p.seconds,
-                }
-                for p in self.phases
-            ],
-            "disk_bytes": self.disk_bytes,
-            "free_disk_bytes": self.free_disk_bytes,
-            "run_dir": str(self.run_dir),
-            "rates": dataclasses.asdict(self.rates) if self.rates else None,
-            "assumed": self.assumed,
-            "warnings": self.warnings,
-        }
-
-
-def _usage(usage: Usage) -> dict[str, Any]:
-    return {"moment": usage.moment, "parts": usage.parts, "total": usage.total, "logits_alive": usage.logits_alive}
 
 
 def plan(recipe_path: Path, overrides: Sequence[str] = (), asked: Asked | None = None) -> Plan:
@@ -197,7 +109,7 @@ def plan(recipe_path: Path, overrides: Sequence[str] = (), asked: Asked | None =
         held_out = recipe.data.held_out
         spent = rates.seconds(known, counted, response, held_out, machine.processes, rounded) if known else {}
         flops = tokens.flops(recipe, phase, counted, lengths, work[0], work[1:])
-        phases.append(PhasePlan(counted, usage, rows, passes, flops, taken, spent))
+        phases.append(PlannedPhase(counted, usage, rows, passes, flops, taken, spent))
     run_dir = runs.folder_of(recipe, recipe_path)
     made = Plan(
         recipe_path=recipe_path,

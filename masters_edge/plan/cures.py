@@ -1,15 +1,13 @@
 """What to say where a plan doesn't fit: the largest part, and the cheapest change of the recipe that makes it fit."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from masters_edge.plan import memory
 from masters_edge.plan.memory import Machine, Models, Usage
+from masters_edge.plan.planned import Plan
 from masters_edge.recipe import Phase, Recipe
 from masters_edge.recipe.schema import Lora
 from masters_edge.training.setup import questions_per_device
-
-if TYPE_CHECKING:
-    from masters_edge.plan import Plan
 
 _OF_TEACHER = ("teacher weights", "values set aside", "teacher's hidden states")
 _OF_PASS = ("activations", "attention masks", "backward's own", "bf16 copies of weights", "logits in chunks")
@@ -23,7 +21,7 @@ _CURES = (
 )
 
 
-def warnings(plan: "Plan", models: Models, recipe: Recipe) -> list[str]:
+def warnings(plan: Plan, models: Models, recipe: Recipe) -> list[str]:
     """One sentence for each thing that doesn't fit."""
     found = []
     machine = plan.machine

@@ -111,14 +111,14 @@ def _agreed(found: "Architecture", yes: bool) -> None:
 
 def _subject(found: "Architecture", checkpoint: Path, folder: Path, target: str, scheme: str) -> "Subject":
     """The bundle, exported where it isn't there or isn't up to date."""
-    from masters_edge import workflow
     from masters_edge.benchmarks import Subject
+    from masters_edge.export.up_to_date import up_to_date
     from masters_edge.preview import exporting
     from masters_edge.quantization import by_part
 
     place = folder / f"{target}-{scheme}"
     with progress(f"{target} {scheme}", 100) as bar:
-        if workflow._up_to_date(place, checkpoint, target, by_part.plan(scheme), "rtn"):
+        if up_to_date(place, checkpoint, target, by_part.plan(scheme), "rtn"):
             bar(completed=100, note="exported before")
         else:
             exporting.export(

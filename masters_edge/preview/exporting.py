@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from masters_edge.common import child
 from masters_edge.common.errors import UserError
 
 Heard = Callable[[str, float], None]
@@ -40,18 +41,13 @@ def export(checkpoint: Path, target: str, scheme: str, out: Path, heard: Heard) 
                 "machine with more memory: the same command goes on where it stopped"
             )
         said.seek(0)
-        lines = [line for line in said.read().decode("utf-8", "replace").splitlines() if line.strip()]
-        raise UserError(f"{what} failed: {lines[-1].strip() if lines else f'status {status}'}")
+        raise UserError(f"{what} failed: {child.ending(status, said.read().decode('utf-8', 'replace'))}")
 
 
 def _follow(lines: Any, heard: Heard) -> bool:
     """Pass on what the process says; whether it said that it was done."""
     done = False
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
+    for event in child.objects(lines):
         if "error" in event:
             raise UserError(event["error"])
         heard(event["stage"], event["share"])

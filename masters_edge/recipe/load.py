@@ -10,10 +10,14 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from masters_edge.common import registry
 from masters_edge.common.errors import UserError
+from masters_edge.quantization import by_part
 from masters_edge.recipe.schema import Recipe
+from masters_edge.scoring import metrics
 
 Key = tuple[str | int, ...]
+TARGETS = "masters_edge.export.targets"  # known by the names of their files: a recipe needs none of them to be read
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -144,18 +148,15 @@ def _fields(key: Key) -> list[str]:
 
 def _names(recipe: Recipe) -> Iterator[tuple[Key, str, list[str]]]:
     """(key, value, known values) of what is looked up in a registry later, hours into a run."""
-    from masters_edge.export import schemes, targets
-    from masters_edge.scoring import metrics
-
     yield ("reward", "metric"), recipe.reward.metric, [*metrics.names(), metrics.JUDGE]
     yield ("bench", "metric"), recipe.bench.metric, metrics.names()
     for index, scheme in enumerate(recipe.quantize.schemes):
         if isinstance(scheme, str):  # one with exceptions has checked itself
-            yield ("quantize", "schemes", index), scheme, schemes()
+            yield ("quantize", "schemes", index), scheme, by_part.names()
     if recipe.quantize.qat and isinstance(recipe.quantize.qat.scheme, str):
-        yield ("quantize", "qat", "scheme"), recipe.quantize.qat.scheme, schemes()
+        yield ("quantize", "qat", "scheme"), recipe.quantize.qat.scheme, by_part.names()
     for index, target in enumerate(recipe.export.targets):
-        yield ("export", "targets", index), target, targets()
+        yield ("export", "targets", index), target, registry.names(TARGETS)
 
 
 def _where(key: Key, path: Path, lines: dict[Key, int], origin: dict[Key, str]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from masters_edge import __version__
+from masters_edge.common import versions
 from masters_edge.common.errors import UserError
 from masters_edge.common.files import whole_file
 
@@ -243,7 +243,7 @@ class _opened:
         if version != str(SCHEMA_VERSION):
             self.file.close()
             raise UserError(
-                f"{self.path} has schema version {version}, this is masters-edge {__version__} with version "
+                f"{self.path} has schema version {version}, this is masters-edge {versions.own()} with version "
                 f"{SCHEMA_VERSION}; delete the shards in {self.path.parent}, and the same command makes them again"
             )
         return self.file

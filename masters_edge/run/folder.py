@@ -13,7 +13,6 @@ bundles/ bench/ report/   what `export`, `bench` and `report` add
 """
 
 import contextlib
-import importlib.metadata
 import platform
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from masters_edge import __version__
+from masters_edge.common import versions
 from masters_edge.common.errors import UserError
 from masters_edge.common.files import read_json, sweep, write_json, write_text
 from masters_edge.recipe import Recipe, dump
@@ -75,7 +74,7 @@ class Run:
             ) from None
         if info.get("schema_version") != SCHEMA_VERSION:
             raise UserError(
-                f"{path} has schema version {info.get('schema_version')}, this is masters-edge {__version__} with "
+                f"{path} has schema version {info.get('schema_version')}, this is masters-edge {versions.own()} with "
                 f"version {SCHEMA_VERSION}; use the masters-edge that made the run"
             )
         return info
@@ -145,7 +144,11 @@ def open_run(recipe: Recipe, recipe_path: Path, fingerprints: dict[str, Any], th
             "seed": recipe.seed,
             "threads": threads,
             "fingerprints": fingerprints,
-            "versions": versions(),
+            "versions": {
+                "masters-edge": versions.own(),
+                "python": platform.python_version(),
+                **versions.installed(*_LIBRARIES),
+            },
             "machine": platform.platform(),
         },
     )
@@ -176,14 +179,3 @@ def newest_finished(root: Path = ROOT) -> Run:
             "(or name a student with --student)"
         )
     return Run(max(ends, key=ends.__getitem__))
-
-
-def versions() -> dict[str, str]:
-    """Python's and the main libraries' versions, as far as they are installed."""
-    found = {"masters-edge": __version__, "python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -4,70 +4,34 @@ In: a student folder and, where there is one, its run. Out: an `Origin`, which t
 told by its model card. A student without a run has a name and a licence, and nothing is made up for the rest.
 """
 
+import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from masters_edge.bundle.origin import NOT_STATED, Checkpoint, Origin, Score
 from masters_edge.common.errors import UserError
+from masters_edge.common.files import read_json
+from masters_edge.recipe import Recipe, checkpoint, schedule
+from masters_edge.recipe.stages import Masks
+from masters_edge.run.folder import Run
 
-if TYPE_CHECKING:  # the manifest's schema is read on devices, which need none of these
-    from masters_edge.recipe import Recipe
-    from masters_edge.recipe.stages import Masks
-    from masters_edge.run.folder import Run
-
-NOT_STATED = "not stated"
 GONE = "not known: its folder is gone"
 _LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "LICENCE.md", "COPYING")
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Checkpoint(_Model):
-    """A model that the student descends from: hub id or the name of its folder, and its licence as stated there."""
-
-    name: str
-    licence: str = NOT_STATED
-    hub: bool = Field(default=False, description="whether `name` is a hub id")
-
-
-class Score(_Model):
-    """Accuracy in per cent of a model in PyTorch, before any export."""
-
-    of: str
-    questions: str
-    per_cent: float = Field(ge=0, le=100)
-    asked: int | None = Field(default=None, ge=1)
-
-
-class Origin(_Model):
-    """`name` of the student; `student`, the checkpoint it was before training; `training` in words, by topic."""
-
-    name: str
-    student: Checkpoint
-    teachers: list[Checkpoint] = []
-    recipe: str | None = Field(default=None, description="name of the recipe's file")
-    seed: int | None = None
-    steps: int | None = None
-    training: dict[str, str] = {}
-    scores: list[Score] = []
-
-
-def of(student: Path, run: "Run | None") -> Origin:
-    """The origin of a student folder; `run` counts only where the folder is that run's finished student."""
+def of(student: Path, run: Run | None, measured: Sequence[Score] = ()) -> Origin:
+    """The origin of a student folder; `run` and what was `measured` of its models count only where the folder is that
+    run's finished student."""
     if run is not None and run.finished and student.resolve() == run.student.resolve():
-        return of_run(run)
+        return of_run(run, measured)
     name = student.resolve().name
     return Origin(name=name, student=Checkpoint(name=name, licence=licence(student)))
 
 
-def of_run(run: "Run") -> Origin:
-    """What a finished run's own files say."""
-    from masters_edge.common.files import read_json
-
+def of_run(run: Run, measured: Sequence[Score] = ()) -> Origin:
+    """What a finished run's own files say, and what was measured of its models."""
     recipe, info = run.recipe(), run.info()
     written = Path(info["recipe"])
     distils = any(phase.objective != "labels" for phase in recipe.train.phases)
@@ -79,7 +43,7 @@ def of_run(run: "Run") -> Origin:
         seed=recipe.seed,
         steps=read_json(run.folder / "finished.json")["steps"],
         training=_training(run, recipe, distils),
-        scores=[*_held_out(run), *_measured(run)],
+        scores=[*_held_out(run), *measured],
     )
 
 
@@ -99,8 +63,6 @@ def licence(folder: Path) -> str:
 
 def _checkpoint(name: str, recipe: Path) -> Checkpoint:
     """A `student` or `teachers` entry of a recipe file."""
-    from masters_edge.recipe import checkpoint
-
     try:
         found = checkpoint(name, recipe)
     except UserError:
@@ -141,7 +103,7 @@ def _front_matter(readme: Path) -> str | None:
     return f"{words} ({', '.join(more)})" if more else words
 
 
-def _training(run: "Run", recipe: "Recipe", distils: bool) -> dict[str, str]:
+def _training(run: Run, recipe: Recipe, distils: bool) -> dict[str, str]:
     """How the student was trained, a line for each topic."""
     source, options, train = recipe.data.train, recipe.responses, recipe.train
     split = f" ({source.split})" if source.split else ""
@@ -175,52 +137,20 @@ def _training(run: "Run", recipe: "Recipe", distils: bool) -> dict[str, str]:
     return said
 
 
-def _masks(run: "Run", recipe: "Recipe") -> "list[Masks]":
-    from masters_edge.common.files import read_json
-    from masters_edge.recipe import schedule
-    from masters_edge.recipe.stages import Masks
-
+def _masks(run: Run, recipe: Recipe) -> list[Masks]:
     if recipe.mask.r_max != "auto":
         return schedule.masks(recipe)
     return [Masks(entry["r_max"], entry["step"]) for entry in read_json(run.folder / "mask.json")["teachers"]]
 
 
-def _falling(masks: "Masks") -> str:
+def _falling(masks: Masks) -> str:
     if not masks.r_max:
         return "not masked"
     return "its smallest weights masked at " + " -> ".join(f"{ratio:.2f}" for ratio in masks.ratios)
 
 
-def _held_out(run: "Run") -> list[Score]:
+def _held_out(run: Run) -> list[Score]:
     """The last accuracy on held-out questions that training noted."""
-    import json
-
     lines = run.metrics.read_text(encoding="utf-8").splitlines() if run.metrics.exists() else []
     found = [line["eval_accuracy"] for line in map(json.loads, lines) if "eval_accuracy" in line]
     return [Score(of="student", questions="held out of the training questions", per_cent=found[-1])] if found else []
-
-
-def _measured(run: "Run") -> list[Score]:
-    """What `bench` found for the run's checkpoints since the student was finished; a broken file is said, not read."""
-    from datetime import datetime
-
-    from masters_edge.benchmarks import results
-    from masters_edge.common.display import say
-    from masters_edge.common.files import read_json
-
-    path = run.folder / "bench" / "results.json"
-    if not path.exists():
-        return []
-    try:
-        found = results.read(path).measurements
-    except UserError as error:
-        say(f"the model card goes without measured scores: {error}")
-        return []
-    ended = datetime.fromisoformat(read_json(run.folder / "finished.json")["ended"].replace("Z", "+00:00"))
-    scores: dict[tuple[str, str], Score] = {}  # one for each checkpoint and suite, whatever else was changed in between
-    for m in found:
-        if m.kind == "checkpoint" and m.started >= ended and m.suite is not None and m.accuracy is not None:
-            scores[m.role, m.suite.name] = Score(
-                of=m.role, questions=m.suite.name, per_cent=round(m.accuracy.per_cent, 2), asked=m.accuracy.asked
-            )
-    return list(scores.values())

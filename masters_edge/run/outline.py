@@ -11,7 +11,7 @@ from masters_edge.run import folder as runs
 
 
 @dataclass(frozen=True, slots=True)
-class PhasePlan:
+class PhaseOutline:
     """One phase in figures."""
 
     number: int
@@ -26,13 +26,13 @@ class PhasePlan:
         return self.phase.steps * self.questions_per_step
 
 
-def phases(recipe: Recipe) -> Iterator[PhasePlan]:
+def phases(recipe: Recipe) -> Iterator[PhaseOutline]:
     """Each phase; where r_max is still to be measured, the stages' ratios are shares of it."""
     chain = [five_stages(1.0)] * len(recipe.teachers) if recipe.mask.r_max == "auto" else None
     for number, phase in enumerate(recipe.train.phases):
         per_step = schedule.questions_per_step(recipe, phase)
         group = 1 if phase.objective == "labels" else schedule.group_size(recipe)
-        yield PhasePlan(number, phase, schedule.stages(recipe, phase, chain), per_step, per_step * group)
+        yield PhaseOutline(number, phase, schedule.stages(recipe, phase, chain), per_step, per_step * group)
 
 
 def lines(recipe: Recipe, recipe_path: Path) -> Iterator[str]:

@@ -22,8 +22,9 @@ from PIL import Image
 from masters_edge.common import cpu
 from masters_edge.common.errors import UserError
 from masters_edge.runtime import images
-from masters_edge.runtime.backends import Backend, Question, WholeBackend, open_backend
+from masters_edge.runtime.backends import Backend, Question, WholeBackend
 from masters_edge.runtime.families import OWN_MODEL_TYPE, Seen, open_family, read_json
+from masters_edge.runtime.opening import open_backend
 from masters_edge.runtime.prompt import Prompt
 from masters_edge.runtime.text import TextStream
 

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from masters_edge.benchmarks import results as results_file
 from masters_edge.benchmarks.report import axes, figures, gather, labels, page, report, scene, style, table, tradeoff
-from masters_edge.benchmarks.report.gather import Entry
+from masters_edge.benchmarks.report.entry import Entry
 from masters_edge.benchmarks.results import Latency, Measurement, Results
 from masters_edge.common.errors import UserError
 from tests.benchmarks import sample

@@ -13,8 +13,8 @@ import pytest
 
 from masters_edge.bundle import inspection
 from masters_edge.bundle import manifest as bundle
+from masters_edge.bundle.origin import Checkpoint, Origin
 from masters_edge.common.errors import UserError
-from masters_edge.run.origin import Checkpoint, Origin
 from tests.bundle.test_manifest import manifest
 from tests.export import bundles
 

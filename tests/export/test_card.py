@@ -6,8 +6,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from masters_edge.bundle import manifest as bundle
+from masters_edge.bundle.origin import Checkpoint, Origin, Score
 from masters_edge.export import card
-from masters_edge.run.origin import Checkpoint, Origin, Score
 from tests.bundle.test_manifest import manifest
 from tests.export import bundles
 

@@ -14,7 +14,7 @@ from torchao.quantization.granularity import PerAxis, PerGroup
 from masters_edge.bundle import manifest as bundle
 from masters_edge.common.errors import UserError
 from masters_edge.export.student import load
-from masters_edge.runtime.backends import open_backend
+from masters_edge.runtime.opening import open_backend
 from tests.export import bundles
 
 pytest.importorskip("coremltools")

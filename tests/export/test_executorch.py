@@ -16,7 +16,7 @@ from masters_edge.export.quantize.record import QuantizedTensor
 from masters_edge.export.static_graphs.xnnpack import layer
 from masters_edge.export.student import load
 from masters_edge.runtime import Student
-from masters_edge.runtime.backends import open_backend
+from masters_edge.runtime.opening import open_backend
 from tests.export import bundles
 
 pytest.importorskip("executorch")

@@ -48,7 +48,7 @@ def test_a_run_says_how_its_student_was_made(run: Run, tiny_recipe: Path) -> Non
 
 
 def test_measured_scores_count_when_they_are_of_this_student(run: Run) -> None:
-    from masters_edge.benchmarks import results
+    from masters_edge.benchmarks import results, scores
 
     new = datetime(2026, 1, 3, tzinfo=timezone.utc)
     kept = measurement(name="student after", role="student after", kind="checkpoint", started=new, ended=new)
@@ -58,9 +58,10 @@ def test_measured_scores_count_when_they_are_of_this_student(run: Run) -> None:
     path = run.folder / "bench" / "results.json"
     path.parent.mkdir()
     results.write(path, results.Results(measurements=(kept, stale, bundle)))
-    assert [score.of for score in origin.of_run(run).scores] == ["student", "student after"]
+    found = origin.of(run.student, run, scores.of_run(run))
+    assert [score.of for score in found.scores] == ["student", "student after"]
     path.write_text("{")
-    assert [score.of for score in origin.of_run(run).scores] == ["student"]
+    assert scores.of_run(run) == []
 
 
 def test_a_measured_mask_comes_from_the_run(run: Run, tiny_recipe: Path) -> None:

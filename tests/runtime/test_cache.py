@@ -5,7 +5,8 @@ import pytest
 
 from masters_edge.bundle import manifest as bundle
 from masters_edge.runtime import Student
-from masters_edge.runtime.backends import Backend, _openvino_decoders, onnxruntime, open_backend
+from masters_edge.runtime.backends import Backend, _openvino_decoders, onnxruntime
+from masters_edge.runtime.opening import open_backend
 from tests import tiny
 from tests.export import bundles
 

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from masters_edge.bundle import manifest as manifests
+from masters_edge.common import cache
 from masters_edge.common.errors import UserError
-from masters_edge.runtime import Student, backends, fastest
+from masters_edge.runtime import Student, backends, fastest, trial
 from masters_edge.runtime.backends import Question
 from tests import tiny
 from tests.export import bundles
@@ -26,7 +27,7 @@ def bundle() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MASTERS_EDGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(fastest, "_child", lambda job: pytest.fail("nothing was to be measured"))
     return tmp_path / "cache"
@@ -87,11 +88,11 @@ def test_a_changed_bundle_or_runtime_is_measured_again(
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"backend": "openvino"}', '{"backend": 3, "ms": {}, "left_out": {}}'])
 def test_a_broken_cache_is_measured_again(
-    bundle: Path, cache: Path, content: str, monkeypatch: pytest.MonkeyPatch
+    bundle: Path, kept: Path, content: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = told(monkeypatch, onnxruntime={"ms": 1.0}, openvino={"ms": 2.0})
     fastest.of_bundle(bundle, 1)
-    (kept,) = (cache / "fastest").iterdir()
+    (kept,) = (kept / "fastest").iterdir()
     assert json.loads(kept.read_text())["ms"] == {"onnxruntime": 1.0, "openvino": 2.0}
     kept.write_text(content)
     assert fastest.of_bundle(bundle, 1).backend == "onnxruntime"
@@ -99,9 +100,9 @@ def test_a_broken_cache_is_measured_again(
     assert not fastest.of_bundle(bundle, 1).measured_now  # written anew
 
 
-def test_a_cache_that_can_not_be_written_is_said(bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_can_not_be_written_is_said(bundle: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = told(monkeypatch, onnxruntime={"ms": 3.0}, openvino={"ms": 2.0})
-    cache.write_text("a file where the folder should be")
+    kept.write_text("a file where the folder should be")
     for _ in range(2):
         choice = fastest.of_bundle(bundle, 1)
         assert choice.backend == "openvino" and "measured at every start" in choice.reason
@@ -129,7 +130,7 @@ def test_the_picture_leaves_room_for_the_answer(bundle: Path, tmp_path: Path, mo
         return found if image.width < 200 else replace(found, input_ids=[0] * 500)
 
     monkeypatch.setattr(Student, "ask", ask)
-    assert fastest.measure(str(bundle), graphs, "onnx", "onnxruntime", 1, False)["ms"] > 0
+    assert trial.measure(str(bundle), graphs, "onnx", "onnxruntime", 1, False)["ms"] > 0
     assert asked[:3] == [448, 224, 112]
 
 
@@ -167,11 +168,11 @@ def test_where_the_choice_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # which the XDG specification says to ignore
-    assert fastest.cache_folder() == tmp_path / ".cache" / "masters-edge"
+    assert cache.folder() == tmp_path / ".cache" / "masters-edge"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-    assert fastest.cache_folder() == tmp_path / "x" / "masters-edge"
+    assert cache.folder() == tmp_path / "x" / "masters-edge"
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert fastest.cache_folder() == tmp_path / "Library" / "Caches" / "masters-edge"
+    assert cache.folder() == tmp_path / "Library" / "Caches" / "masters-edge"
 
 
 def test_ask_says_which_runtime_answered(bundle: Path, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from masters_edge.bundle import manifest as bundle
-from masters_edge.runtime.backends import _frames, open_backend
+from masters_edge.runtime.backends import _frames
+from masters_edge.runtime.opening import open_backend
 from tests.export import bundles
 
 

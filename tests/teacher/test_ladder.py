@@ -164,7 +164,7 @@ def test_activation_norms_are_kept_with_the_run_and_used(tiny_recipe: Path, monk
             engine.greedy([question])
     assert kept.keys() == again.keys() and all(torch.equal(kept[name], again[name]) for name in kept)
 
-    mask_(expected, 0.2, norms=norms)
+    mask_(expected, 0.2, norms=kept)
     by_magnitude = chain.load(0)
     mask_(by_magnitude, 0.2)
     found = dict(chain.at(0, 0.2).named_parameters())

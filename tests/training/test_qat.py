@@ -20,7 +20,7 @@ from masters_edge.objective import chunked
 from masters_edge.quantization import by_part as plans
 from masters_edge.quantization.schemes import SCHEMES
 from masters_edge.recipe import load
-from masters_edge.run import outline as recipe_plan
+from masters_edge.run import outline
 from masters_edge.training import FakeQuantization, phase, qat, sharded
 from tests import tiny
 from tests.training import runs
@@ -232,5 +232,5 @@ def test_a_family_that_cannot_be_exported_is_refused(home: Path, tiny_recipe: Pa
 
 def test_the_plan_says_from_which_step_on(tiny_recipe: Path) -> None:
     recipe = load(tiny_recipe, ["train.phases.0.steps=1000", "quantize.qat={scheme: {scheme: int4, vision: int8}}"])
-    lines = list(recipe_plan.lines(recipe, tiny_recipe))
+    lines = list(outline.lines(recipe, tiny_recipe))
     assert any("weights rounded as int4-vision-int8 from step 801 on" in line for line in lines)

@@ -1,0 +1,25 @@
+"""A child process that speaks JSON lines: what it says, and why it ended."""
+
+import json
+import signal
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+
+def objects(lines: Iterable[bytes | str]) -> Iterator[dict[str, Any]]:
+    """The JSON objects among a process's lines, as they come; what else it (or a library in it) prints is skipped."""
+    for line in lines:
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            yield found
+
+
+def ending(status: int, stderr: str) -> str:
+    """Why a process ended, from its exit status and what it wrote to standard error: a part of a sentence."""
+    if status < 0:
+        return f"its process was ended by {signal.Signals(-status).name}"
+    last = [line.strip() for line in stderr.splitlines() if line.strip()][-1:]
+    return f"its process failed ({last[0] if last else f'status {status}'})"
