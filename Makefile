@@ -11,7 +11,8 @@ demo: $(VENV)/installed
 	$(BIN)/masters-edge export
 	$(BIN)/masters-edge bench
 
-# A worker for each core; a file's tests stay together, as they share what is exported once.
+# A worker for each core; a file's tests stay together, as they share what is exported once. tests/test_suite_ends.py
+# reads the options here.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 test: $(VENV)/installed
