@@ -4,7 +4,7 @@ Pages are Markdown as code hosts show it; `NAVIGATION` says in which order someb
 a link or an anchor that leads nowhere, and a block that doesn't parse fail the build (`sphinx-build -W`).
 """
 
-import sys
+from importlib.metadata import version as version_of
 from pathlib import Path
 
 from docutils import nodes
@@ -12,9 +12,6 @@ from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-
-import masters_edge  # noqa: E402
 
 # Page, or the words for it in the margin and the page; the first one is the start page itself.
 NAVIGATION = {
@@ -44,7 +41,7 @@ NAVIGATION = {
 }
 
 project = "masters-edge"
-version = release = masters_edge.__version__
+version = release = version_of("masters-edge")
 author = copyright = "the masters-edge authors"
 language = "en"
 
