@@ -47,9 +47,14 @@ def commands(line: str) -> Iterator[list[str]]:
     lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
     lexer.whitespace_split, lexer.commenters = True, "#"
     words: list[str] = []
+    to_file = False  # the word after > or < is a file
     for word in [*lexer, ";"]:
         if not OPERATORS.fullmatch(word):
-            words.append(word)
+            words += [] if to_file else [word]
+            to_file = False
+            continue
+        if "<" in word or ">" in word:
+            to_file = True
             continue
         while words and (words[0] in ("do", "sudo") or re.fullmatch(r"\w+=.*", words[0])):
             words.pop(0)
@@ -212,6 +217,18 @@ def test_every_command_stands_in_the_table() -> None:
 )
 def test_a_line_that_would_not_start_is_found(line: str) -> None:
     assert problems(Page(ROOT / "docs" / "made-up.md", f"```bash\n{line}\n```\n"))
+
+
+def test_what_is_around_a_command_is_left_away() -> None:
+    line = "A=1 masters-edge schema > a.json && sudo make docs | tee log; for r in 1 2; do x $r <in; done  # why"
+    assert list(commands(line)) == [
+        ["masters-edge", "schema"],
+        ["make", "docs"],
+        ["tee", "log"],
+        ["for", "r", "in", "1", "2"],
+        ["x", "$r"],
+        ["done"],
+    ]
 
 
 @pytest.mark.parametrize("code", ["masters-edge bench --no-such", "bench --no-such", "--no-such", "make none"])
