@@ -149,7 +149,9 @@ def picture(graph: Mapping[str, set[str]]) -> str:
             lines += [f"  subgraph floor{number}[ ]", "    direction LR", *(f"    {one}" for one in names), "  end"]
     for one in shown:
         direct = arrows_of[one] - set().union(*(below(other) for other in arrows_of[one]))
-        lines += [f"  {other} --> {one}" for other in sorted(direct, key=lambda name: FLOOR[name]) if other in shown]
+        lines += [
+            f"  {other} --> {one}" for other in sorted(direct, key=lambda name: (FLOOR[name], name)) if other in shown
+        ]
     return "\n".join([*lines, "```"])
 
 
