@@ -207,7 +207,7 @@ def _qwen(folder: Path, seed: int, model_class, config: Callable, processor_clas
 def _qwen_config(config_class, vision: dict, rope: dict, tokenizer, tied: bool):
     names = dict(image="<|image_pad|>", video="<|video_pad|>", start="<|vision_start|>", end="<|vision_end|>")
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
-    eye = dict(depth=2, hidden_size=32, intermediate_size=64, num_heads=2, patch_size=8, spatial_merge_size=2)
+    common = dict(depth=2, hidden_size=32, intermediate_size=64, num_heads=2, patch_size=8, spatial_merge_size=2)
     rope = dict(rope_type="default", rope_theta=10_000.0, **rope)
     return config_class(
         image_token_id=ids["image"],
@@ -215,7 +215,7 @@ def _qwen_config(config_class, vision: dict, rope: dict, tokenizer, tied: bool):
         vision_start_token_id=ids["start"],
         vision_end_token_id=ids["end"],
         tie_word_embeddings=tied,
-        vision_config=dict(out_hidden_size=64, **eye, **vision),
+        vision_config=dict(out_hidden_size=64, **common, **vision),
         # What DeepStack adds behind a last layer would reach no answer.
         text_config=_text(tokenizer, num_hidden_layers=3, rope_parameters=rope, tie_word_embeddings=tied),
     )

@@ -141,7 +141,7 @@ def described(phone: _adb.Phone) -> dict[str, Any]:
 
 
 class Watch:
-    """Keeps an eye on the cable: lends the port anew when the phone is back, and opens a page that stays away."""
+    """Watches the cable: lends the port anew when the phone is back, and opens a page that stays away."""
 
     def __init__(self, phone: _adb.Phone, desk: Desk, port: int, url: str, note: OnNote) -> None:
         self.phone, self.desk, self.port, self.url, self.note = phone, desk, port, url, note

@@ -1,4 +1,4 @@
-"""A student's eye in llama.cpp's words: the `mmproj` file, one function for each family.
+"""A student's vision encoder in llama.cpp's words: the `mmproj` file, one function for each family.
 
 Each returns the file's content and how the runtime hands pictures over (`Pictures`). Where llama.cpp's own arithmetic
 differs from PyTorch's, the docstring says so; the order of things is that of its `tools/mtmd/clip.cpp`.
@@ -34,7 +34,7 @@ class Pictures:
 
 
 def unsupported(student: LoadedStudent) -> str | None:
-    """Why llama.cpp can't run this eye, if it can't."""
+    """Why llama.cpp can't run this vision encoder, if it can't."""
     config, model_type = student.model.config.vision_config, student.model_type
     if model_type not in FAMILIES:
         return "llama.cpp's multimodal code does not cut and join pictures as this family does"
@@ -82,7 +82,7 @@ def smolvlm(student: LoadedStudent) -> tuple[Content, Pictures]:
     back down by the second layer (an identity).
     """
     config = student.model.config
-    eye = config.vision_config
+    vision = config.vision_config
     prefix = "model.vision_model."
     table = {
         f"{prefix}embeddings.patch_embedding": "v.patch_embd",
@@ -95,21 +95,23 @@ def smolvlm(student: LoadedStudent) -> tuple[Content, Pictures]:
         "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
         "self_attn.out_proj": "attn_out",
     }  # fmt: skip
-    keys = _keys(student, eye, eye.num_attention_heads, eye.num_hidden_layers, eye.image_size, eye.layer_norm_eps)
+    keys = _keys(
+        student, vision, vision.num_attention_heads, vision.num_hidden_layers, vision.image_size, vision.layer_norm_eps
+    )
     keys |= {"use_gelu": True, "vision.projector.scale_factor": config.scale_factor}
     placeholder = str(student.processor.image_token)
     arrays: dict[str, np.ndarray] = {}
     if cut_by_llamacpp(student):
         keys |= {"projector_type": "idefics3", "vision.preproc_image_size": _images(student).size["longest_edge"]}
         table["model.connector.modality_projection.proj"] = "mm.model.fc"
-        if eye.intermediate_size == eye.hidden_size:
+        if vision.intermediate_size == vision.hidden_size:
             layer = {ours: _EXCHANGED.get(theirs, theirs) for ours, theirs in layer.items()}
         pictures = Pictures("tiled", placeholder, {})
     else:
         keys |= {"projector_type": "d1omni_v"}
         up = _bound(student) + 8.0
         arrays = {"mm.1.bias": up, "mm.2.weight": np.eye(len(up), dtype=np.float32), "mm.2.bias": -up}
-        tokens = (eye.image_size // eye.patch_size // config.scale_factor) ** 2
+        tokens = (vision.image_size // vision.patch_size // config.scale_factor) ** 2
         pictures = Pictures("frames", placeholder, {"image_min_tokens": 1, "image_max_tokens": tokens})
     table |= {f"{prefix}encoder.layers.#.{ours}": f"v.blk.#.{theirs}" for ours, theirs in layer.items()}
     pieces = _pieces(student, (prefix, "model.connector."), table)
@@ -126,19 +128,19 @@ def cut_by_llamacpp(student: LoadedStudent) -> bool:
 
 def qwen2_5_vl(student: LoadedStudent) -> tuple[Content, Pictures]:
     """Qwen2.5-VL. The merger's exact GELU becomes ggml's, the tanh kind from a float16 table: about 1e-3 off."""
-    eye = student.model.config.vision_config
+    vision = student.model.config.vision_config
     layer = {"norm1": "ln1", "norm2": "ln2", "attn.proj": "attn_out"}
     mlp = {"mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
-    if eye.intermediate_size == eye.hidden_size:
+    if vision.intermediate_size == vision.hidden_size:
         mlp = {ours: _EXCHANGED.get(theirs, theirs) for ours, theirs in mlp.items()}
     table = {"merger.ln_q": "v.post_ln", "merger.mlp.0": "mm.0", "merger.mlp.2": "mm.2"}
-    keys = {"use_silu": True, "vision.n_wa_pattern": eye.fullatt_block_indexes[0] + 1}
+    keys = {"use_silu": True, "vision.n_wa_pattern": vision.fullatt_block_indexes[0] + 1}
     return _qwen(student, "qwen2.5vl_merger", 560, keys, layer | mlp, table)
 
 
 def qwen3_vl(student: LoadedStudent) -> tuple[Content, Pictures]:
     """Qwen3-VL with DeepStack. GELU as in Qwen2.5-VL, in every MLP."""
-    eye = student.model.config.vision_config
+    vision = student.model.config.vision_config
     layer = {
         "norm1": "ln1", "norm2": "ln2", "attn.qkv": "attn_qkv", "attn.proj": "attn_out",
         "mlp.linear_fc1": "ffn_up", "mlp.linear_fc2": "ffn_down",
@@ -147,12 +149,12 @@ def qwen3_vl(student: LoadedStudent) -> tuple[Content, Pictures]:
         "patch_embed.proj": "v.patch_embd", "pos_embed": "v.position_embd", "merger.norm": "v.post_ln",
         "merger.linear_fc1": "mm.0", "merger.linear_fc2": "mm.2",
     }  # fmt: skip
-    for index, deep in enumerate(eye.deepstack_visual_indexes):
+    for index, deep in enumerate(vision.deepstack_visual_indexes):
         for ours, theirs in (("norm", "norm"), ("linear_fc1", "fc1"), ("linear_fc2", "fc2")):
             table[f"deepstack_merger_list.{index}.{ours}"] = f"v.deepstack.{deep}.{theirs}"
-    deepstack = [index in eye.deepstack_visual_indexes for index in range(eye.depth)]
+    deepstack = [index in vision.deepstack_visual_indexes for index in range(vision.depth)]
     keys = {"use_gelu": True, "vision.spatial_merge_size": 2, "vision.is_deepstack_layers": deepstack}
-    side = math.isqrt(eye.num_position_embeddings) * eye.patch_size
+    side = math.isqrt(vision.num_position_embeddings) * vision.patch_size
     return _qwen(student, "qwen3vl_merger", side, keys, layer, table)
 
 
@@ -164,7 +166,7 @@ def internvl(student: LoadedStudent) -> tuple[Content, Pictures]:
     from the picture as given.
     """
     config = student.model.config
-    eye = config.vision_config
+    vision = config.vision_config
     prefix = "model.vision_tower."
     layer = {
         "layernorm_before": "ln1", "layernorm_after": "ln2", "mlp.fc1": "ffn_up", "mlp.fc2": "ffn_down",
@@ -184,13 +186,15 @@ def internvl(student: LoadedStudent) -> tuple[Content, Pictures]:
     arrays = {"v.class_embd": values[f"{prefix}embeddings.cls_token"].detach().numpy().reshape(-1)}
     positions = values[f"{prefix}embeddings.position_embeddings"].detach().numpy()[0]
     arrays["v.position_embd.weight"] = np.roll(positions, -1, axis=0)
-    for number in range(eye.num_hidden_layers):
+    for number in range(vision.num_hidden_layers):
         for which in (1, 2):
             name = f"{prefix}encoder.layer.{number}.lambda_{which}"
             arrays[f"v.blk.{number}.ls{which}.weight"] = values[name].detach().numpy()
             named.add(name)
-    side, patch = _first(eye.image_size), _first(eye.patch_size)
-    keys = _keys(student, eye, eye.num_attention_heads, eye.num_hidden_layers, side, eye.layer_norm_eps, patch)
+    side, patch = _first(vision.image_size), _first(vision.patch_size)
+    keys = _keys(
+        student, vision, vision.num_attention_heads, vision.num_hidden_layers, side, vision.layer_norm_eps, patch
+    )
     images = _images(student)
     keys |= {
         "projector_type": "internvl",
@@ -216,7 +220,7 @@ def _qwen(
     student: LoadedStudent, projector: str, side: int, more: dict[str, Any], layer: dict[str, str], rest: dict[str, str]
 ) -> tuple[Content, Pictures]:
     """What both Qwens share: a convolution over two frames as two over one, and pictures of any number of patches."""
-    eye = student.model.config.vision_config
+    vision = student.model.config.vision_config
     prefix = "model.visual."
     table = {f"{prefix}blocks.#.{ours}": f"v.blk.#.{theirs}" for ours, theirs in layer.items()}
     table |= {f"{prefix}{ours}": theirs for ours, theirs in rest.items()}
@@ -227,8 +231,8 @@ def _qwen(
     named = {convolution}
     pieces = {}
     if projector == "qwen2.5vl_merger":  # its graph reads queries, keys and values from three tensors
-        width = eye.hidden_size
-        for number in range(eye.depth):
+        width = vision.hidden_size
+        for number in range(vision.depth):
             for kind in ("weight", "bias"):
                 name = f"{prefix}blocks.{number}.attn.qkv.{kind}"
                 named.add(name)
@@ -237,7 +241,7 @@ def _qwen(
                     pieces[f"v.blk.{number}.attn_{letter}.{kind}"] = Piece(name, rows=rows)
     pieces |= _pieces(student, (prefix,), table, named)
     images = _images(student)
-    keys = _keys(student, eye, eye.num_heads, eye.depth, side, 1e-6)
+    keys = _keys(student, vision, vision.num_heads, vision.depth, side, 1e-6)
     keys |= {
         "projector_type": projector,
         "vision.image_min_pixels": images.size["shortest_edge"],
@@ -248,19 +252,19 @@ def _qwen(
 
 
 def _keys(
-    student: LoadedStudent, eye: Any, heads: int, layers: int, side: int, epsilon: float, patch: int | None = None
+    student: LoadedStudent, vision: Any, heads: int, layers: int, side: int, epsilon: float, patch: int | None = None
 ) -> dict[str, Any]:
     images = _images(student)
     return {
         "has_vision_encoder": True,
-        "vision.embedding_length": eye.hidden_size,
-        "vision.feed_forward_length": eye.intermediate_size,
+        "vision.embedding_length": vision.hidden_size,
+        "vision.feed_forward_length": vision.intermediate_size,
         "vision.block_count": layers,
         "vision.projection_dim": student.model.config.text_config.hidden_size,
         "vision.attention.head_count": heads,
         "vision.attention.layer_norm_epsilon": float(epsilon),
         "vision.image_size": side,
-        "vision.patch_size": eye.patch_size if patch is None else patch,
+        "vision.patch_size": vision.patch_size if patch is None else patch,
         "vision.image_mean": [float(value) for value in images.image_mean],
         "vision.image_std": [float(value) for value in images.image_std],
     }
@@ -276,7 +280,7 @@ def _pieces(
     table: dict[str, str],
     named: frozenset[str] | set[str] = frozenset(),
 ) -> dict[str, Piece]:
-    """The eye's parameters by llama.cpp's names, but for those `named` elsewhere."""
+    """The vision encoder's parameters by llama.cpp's names, but for those `named` elsewhere."""
     names = [name for name, _ in student.model.named_parameters() if name.startswith(prefixes) and name not in named]
     return {theirs: Piece(name) for name, theirs in renamed(names, table).items()}
 

@@ -17,7 +17,7 @@ from masters_edge.export.mil.program import read
 from masters_edge.export.quantize.record import QuantizedTensor
 from masters_edge.export.static_graphs.parts import StaticPart
 
-_TABLES = ("b_cosines", "b_sines")  # the decoder's and the eyes' buffers, as torch.export calls them
+_TABLES = ("b_cosines", "b_sines")  # the decoder's and the vision encoders' buffers, as torch.export calls them
 
 
 def write_part(part: StaticPart, records: Mapping[str, QuantizedTensor], half: bool, package: Path) -> None:

@@ -1,8 +1,8 @@
 """The parts of a student as static programs, for runtimes that want every shape fixed: Core ML and ExecuTorch.
 
 Fixed context, KV cache in buffers, additive mask. The text model is the same plain code for every family
-(`decoder.py`), the eye is one file per family (`vision_<family>.py`, found by its MODEL_TYPES). In: a LoadedStudent.
-Out: `StaticPart`s, which capture exported programs with torchao's integers in them.
+(`decoder.py`), the vision encoder is one file per family (`vision_<family>.py`, found by its MODEL_TYPES). In: a
+LoadedStudent. Out: `StaticPart`s, which capture exported programs with torchao's integers in them.
 """
 
 import importlib
@@ -26,7 +26,7 @@ LENGTHS = {"prefill": 64, "decode": 1}  # tokens that a function takes at once
 def parts(student: LoadedStudent, integer: torch.dtype) -> list[StaticPart]:
     """Vision encoder, token embedding, decoder with head; `integer` is the dtype of ids and positions."""
     model, text = student.model, text_model(student.model)
-    eye, seen = _vision(student.model_type).eye(student)
+    encoder, seen = _vision(student.model_type).vision_encoder(student)
     seen = {name: example if example.is_floating_point() else example.to(integer) for name, example in seen.items()}
     decoder = Decoder(text, model.lm_head, context(student))
     width = text.config.hidden_size * (1 + _deepstack(model))
@@ -41,7 +41,7 @@ def parts(student: LoadedStudent, integer: torch.dtype) -> list[StaticPart]:
         for name, length in LENGTHS.items()
     }
     return [
-        StaticPart("vision_encoder", eye, {"main": seen}, "image_features", model),
+        StaticPart("vision_encoder", encoder, {"main": seen}, "image_features", model),
         StaticPart("embed_tokens", Embed(text.embed_tokens, width), ids, "inputs_embeds", model),
         StaticPart("decoder", decoder, steps, "logits", model),
     ]
@@ -52,7 +52,9 @@ def unsupported(student: LoadedStudent) -> str | None:
     vision = _vision(student.model_type)
     if vision is None:
         known = sorted(name for module in _visions() for name in module.MODEL_TYPES)
-        return f"there is no static graph of a {student.model_type} eye yet; these have one: {', '.join(known)}"
+        return (
+            f"there is no static graph of a {student.model_type} vision encoder yet; these have one: {', '.join(known)}"
+        )
     if "sliding_attention" in (getattr(text_model(student.model).config, "layer_types", None) or ()):
         return "the text model has layers with sliding attention, and a static graph attends to its whole context"
     return vision.unsupported(student)

@@ -1,4 +1,4 @@
-"""The encoder layers that several eyes share, written plainly: no mask, every patch sees every patch."""
+"""The encoder layers that several vision encoders share, written plainly: no mask, every patch sees every patch."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""InternVL's eye as a static program: one tile a call."""
+"""InternVL's vision encoder as a static program: one tile a call."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ MODEL_TYPES = ("internvl",)
 
 
 def unsupported(student: LoadedStudent) -> str | None:
-    """Why there can be no static eye, or None."""
+    """Why there can be no static vision encoder, or None."""
     layer = student.model.config.vision_feature_layer
     return None if layer == -1 else f"a static graph takes features from the last layer, not from {layer}"
 
 
-def eye(student: LoadedStudent) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+def vision_encoder(student: LoadedStudent) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     """The module and its inputs."""
     height, width = student.model.config.vision_config.image_size
     return VisionEncoder(student.model), {"pixel_values": torch.zeros(1, 3, height, width)}

@@ -1,4 +1,4 @@
-"""LLaVA-OneVision's eye as a static program: one tile a call; packing the tiles is the runtime's arithmetic."""
+"""LLaVA-OneVision's vision encoder as a static program: one tile a call; the runtime packs the tiles."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ MODEL_TYPES = ("llava_onevision",)
 
 
 def unsupported(student: LoadedStudent) -> str | None:
-    """Why there can be no static eye, or None."""
+    """Why there can be no static vision encoder, or None."""
     return None
 
 
-def eye(student: LoadedStudent) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+def vision_encoder(student: LoadedStudent) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     """The module and its inputs."""
     side = student.model.config.vision_config.image_size
     return VisionEncoder(student.model), {"pixel_values": torch.zeros(1, 3, side, side)}

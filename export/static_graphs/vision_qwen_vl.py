@@ -1,4 +1,4 @@
-"""Qwen2.5-VL's and Qwen3-VL's eye as a static program: pictures of any shape up to a fixed number of patches.
+"""Qwen2.5-VL's and Qwen3-VL's vision encoder as a static program: pictures of any shape up to a number of patches.
 
 Patches behind the picture's own are padding: they see each other only, and their features are cut off by the runtime.
 What depends on the grid is computed in the graph with whole numbers, and what depends on float16 is looked up.
@@ -18,7 +18,7 @@ PATCHES = 4096  # at most; attention is computed between all of them for every p
 
 
 def unsupported(student: LoadedStudent) -> str | None:
-    """Why there can be no static eye, or None."""
+    """Why there can be no static vision encoder, or None."""
     most = _patches(student)
     if most > PATCHES:
         pixels = PATCHES * student.model.config.vision_config.patch_size**2
@@ -29,15 +29,15 @@ def unsupported(student: LoadedStudent) -> str | None:
     return None
 
 
-def eye(student: LoadedStudent) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+def vision_encoder(student: LoadedStudent) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     """The module and its inputs."""
     config, patches = student.model.config.vision_config, _patches(student)
     values = config.in_channels * config.temporal_patch_size * config.patch_size**2
     inputs = {"pixel_values": torch.zeros(patches, values), "image_grid_thw": torch.tensor([[1, 2, 2]])}
-    return StaticEye(student.model, patches), inputs
+    return StaticVisionEncoder(student.model, patches), inputs
 
 
-class StaticEye(qwen_vl.VisionEncoder):
+class StaticVisionEncoder(qwen_vl.VisionEncoder):
     """pixel_values float32 [PATCHES, values], image_grid_thw int [1, 3] -> image_features float32
     [PATCHES / merge ** 2, width], those of padding at the end."""
 

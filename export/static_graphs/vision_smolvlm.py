@@ -1,4 +1,4 @@
-"""SmolVLM's and Idefics3's eye as a static program: one whole frame a call, no mask."""
+"""SmolVLM's and Idefics3's vision encoder as a static program: one whole frame a call, no mask."""
 
 from typing import Any
 
@@ -12,17 +12,17 @@ MODEL_TYPES = ("smolvlm", "idefics3")
 
 
 def unsupported(student: LoadedStudent) -> str | None:
-    """Why there can be no static eye, or None."""
+    """Why there can be no static vision encoder, or None."""
     frame, trained = _side(student), student.model.config.vision_config.image_size
     if frame != trained:
         return (
-            f"a static graph reads whole frames of the size the eye was trained for: {trained} pixels, not the {frame} "
-            "of max_image_size in preprocessor_config.json; set it to that size"
+            f"a static graph reads whole frames of the size the vision encoder was trained for: {trained} pixels, "
+            f"not the {frame} of max_image_size in preprocessor_config.json; set it to that size"
         )
     return None
 
 
-def eye(student: LoadedStudent) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+def vision_encoder(student: LoadedStudent) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     """The module and its inputs."""
     side = _side(student)
     return VisionEncoder(student.model), {"pixel_values": torch.zeros(1, 3, side, side)}

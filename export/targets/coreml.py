@@ -1,4 +1,4 @@
-"""Core ML packages for iOS 18 and macOS 15: eye, embedding, and a decoder that keeps its KV cache as state.
+"""Core ML packages for iOS 18 and macOS 15: vision encoder, embedding, and a decoder that keeps its KV cache as state.
 
 Static programs become ML programs, a part's functions ("prefill", "decode") share the weights in one package. Compute
 is float16, unless the whole plan is float32. Core ML runs on Apple's systems only, so the saved packages are read back

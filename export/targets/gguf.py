@@ -22,12 +22,12 @@ VERSIONS = ("gguf", "xllamacpp")
 SCHEMES = ("fp32", "fp16", "int8", "int4", "int4-g64", "int4-g128")
 _LLAMA = ("llama.cpp and what is built on it, with `model.gguf` and `mmproj.gguf`",)
 RUNTIMES = dict.fromkeys(("smolvlm", "idefics3", "qwen2_5_vl", "qwen3_vl", "internvl"), _LLAMA)
-MODEL, EYE = "model.gguf", "mmproj.gguf"
+MODEL, VISION = "model.gguf", "mmproj.gguf"
 
 
 def write(job: Job) -> dict[str, str]:
     """Both files at exact arithmetic, and the settings around them."""
-    graphs = {"vision_encoder": EYE, "embed_tokens": MODEL, "decoder": MODEL}
+    graphs = {"vision_encoder": VISION, "embed_tokens": MODEL, "decoder": MODEL}
     write_settings(job.student, job.folder)
     _, pictures = vision.content(job.student)
     job.weights.notes.extend(vision.notes(job.student))
@@ -67,9 +67,9 @@ def integers(folder: Path, graphs: dict[str, str]) -> Iterator[tuple[str, np.nda
 def _write(job: Job, exact: bool) -> None:
     parameters = job.student.model.named_parameters(remove_duplicate=False)
     values = {name: parameter.detach().float().numpy() for name, parameter in parameters}
-    eye, _ = vision.content(job.student)
+    encoder, _ = vision.content(job.student)
     model = text.content(job.student, tokenizer.keys(job.student))
-    for name, content in ((EYE, eye), (MODEL, model)):
+    for name, content in ((VISION, encoder), (MODEL, model)):
         files.write(job.folder / name, content, values, job.weights, exact)
 
 

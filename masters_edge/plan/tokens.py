@@ -143,10 +143,10 @@ class Work:
         layers = getattr(vision, "num_hidden_layers", None) or vision.depth
         patches, together = _patches(shape, image)
         merged = shape.family.image_tokens(shape.config, image)
-        eye = 2 * parts["vision"] * patches + 4 * layers * vision.hidden_size * patches * together
+        encoder = 2 * parts["vision"] * patches + 4 * layers * vision.hidden_size * patches * together
         head = 2 * text.vocab_size * text.hidden_size
         pair = 4 * text.num_hidden_layers * text.num_attention_heads * size
-        return cls(2 * parts["decoder"], pair, eye + 2 * parts["connector"] * merged, head)
+        return cls(2 * parts["decoder"], pair, encoder + 2 * parts["connector"] * merged, head)
 
     def forward(self, rows: float, length: float, predicted: float) -> float:
         """FLOPs of `rows` rows of `length` tokens with one image each, `predicted` tokens through the head."""

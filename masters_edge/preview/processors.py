@@ -86,14 +86,14 @@ def _qwen(config: Any) -> Any:
     tokens = around | dict(image_token_id=names["image_token"], video_token_id=names["video_token"])
     for key, token in tokens.items():
         setattr(config, key, tokenizer.convert_tokens_to_ids(token))
-    eye = config.vision_config
+    vision = config.vision_config
     third = config.model_type == "qwen3_vl"
-    pixels = (eye.patch_size * eye.spatial_merge_size) ** 2  # of one token
+    pixels = (vision.patch_size * vision.spatial_merge_size) ** 2  # of one token
     fewest, most = (64, 16_384) if third else (4, 16_384)  # tokens of a picture, as published
     images = Qwen2VLImageProcessorPil(
-        patch_size=eye.patch_size,
-        merge_size=eye.spatial_merge_size,
-        temporal_patch_size=eye.temporal_patch_size,
+        patch_size=vision.patch_size,
+        merge_size=vision.spatial_merge_size,
+        temporal_patch_size=vision.temporal_patch_size,
         size={"shortest_edge": fewest * pixels, "longest_edge": most * pixels},
     )
     template = _CHATML.replace("SYSTEM", "" if third else _SYSTEM).replace("IMAGE", _QWEN_IMAGE)
@@ -132,9 +132,9 @@ def _llava_onevision(config: Any) -> Any:
     tokenizer = _tokenizer(config, [*_CHATML_SPECIAL, *names.values()], names, eos_token="<|im_end|>")
     config.image_token_id = tokenizer.convert_tokens_to_ids("<image>")
     config.video_token_id = tokenizer.convert_tokens_to_ids("<video>")
-    eye = config.vision_config
+    vision = config.vision_config
     images = LlavaOnevisionImageProcessorPil(
-        size={"height": eye.image_size, "width": eye.image_size}, image_grid_pinpoints=config.image_grid_pinpoints
+        size={"height": vision.image_size, "width": vision.image_size}, image_grid_pinpoints=config.image_grid_pinpoints
     )
     picture = "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}<image>{% endfor %}"
     words = "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}{{ '\n' + part['text'] }}"
@@ -146,7 +146,7 @@ def _llava_onevision(config: Any) -> Any:
         images,
         tokenizer,
         video_slot.VideoSlot(),
-        num_image_tokens=(eye.image_size // eye.patch_size) ** 2,
+        num_image_tokens=(vision.image_size // vision.patch_size) ** 2,
         vision_feature_select_strategy=config.vision_feature_select_strategy,
         vision_aspect_ratio=config.vision_aspect_ratio,
         chat_template=template,

@@ -7,10 +7,10 @@
 
 Both are SmolVLM models with a tokenizer trained here, saved as any checkpoint. There is no hub behind the demo, so they
 stand in for what a user would download. The **teacher** learns easy-VQA's official training questions from their
-labels: first the eye alone (name the shape and the colour), then the whole model on questions and captions, with images
-shifted and mirrored. The **student** has never seen easy-VQA: it learns from shapes drawn by this script (other
-backgrounds, outlines, tilted and stretched shapes, shades of a colour) and from four plain ways of asking, so it knows
-what a shape is and how to answer, but not this data set's images, its wordings or its negations.
+labels: first the vision encoder alone (name the shape and the colour), then the whole model on questions and captions,
+with images shifted and mirrored. The **student** has never seen easy-VQA: it learns from shapes drawn by this script
+(other backgrounds, outlines, tilted and stretched shapes, shades of a colour) and from four plain ways of asking, so it
+knows what a shape is and how to answer, but not this data set's images, its wordings or its negations.
 """
 
 from masters_edge.common.quiet import hush
@@ -179,8 +179,8 @@ def cosine(step: int, steps: int, peak: float, warmup: int = 100) -> float:
     return peak * min(1.0, (step + 1) / warmup) * 0.5 * (1 + np.cos(np.pi * step / steps))
 
 
-def warm_eye(model, images, shape, colour, steps: int, augment) -> None:
-    """Teach the vision tower alone to tell shapes and colours, with two throw-away heads."""
+def warm_vision(model, images, shape, colour, steps: int, augment) -> None:
+    """Teach the vision encoder alone to tell shapes and colours, with two throw-away heads."""
     tower = model.model.vision_model
     width = model.config.vision_config.hidden_size
     heads = nn.ModuleList([nn.Linear(width, len(SHAPES)), nn.Linear(width, len(COLOURS))])
@@ -198,7 +198,7 @@ def warm_eye(model, images, shape, colour, steps: int, augment) -> None:
         optimizer.step()
         optimizer.zero_grad()
         if step % 200 == 199:
-            print(f"eye {step + 1}/{steps} loss {loss.item():.3f} {time.time() - started:.0f} s", flush=True)
+            print(f"vision encoder {step + 1}/{steps} loss {loss.item():.3f} {time.time() - started:.0f} s", flush=True)
 
 
 @torch.no_grad()
@@ -269,7 +269,7 @@ def easy_vqa_samples(split: str) -> tuple[list[Image.Image], list[Sample]]:
     return images, samples
 
 
-def make_teacher(size: str, out: Path, steps: int, eye_steps: int, peak: float) -> None:
+def make_teacher(size: str, out: Path, steps: int, vision_steps: int, peak: float) -> None:
     processor = make_processor()
     model = make_model(size, processor)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")
@@ -279,7 +279,7 @@ def make_teacher(size: str, out: Path, steps: int, eye_steps: int, peak: float) 
     train_pixels, test_pixels = pixels(processor, images), pixels(processor, test_images)
     shape = {i: a for i, _, a in samples if a in SHAPES}
     colour = {i: a for i, _, a in samples if a in COLOURS}
-    warm_eye(model, train_pixels, shape, colour, eye_steps, shifted)
+    warm_vision(model, train_pixels, shape, colour, vision_steps, shifted)
     pools = [
         ([s for s in samples if s[2] == "yes"], 24),
         ([s for s in samples if s[2] == "no"], 24),
@@ -324,7 +324,7 @@ def draw(rng: random.Random) -> tuple[Image.Image, str, str]:
     return image.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.LANCZOS), shape, colour
 
 
-def make_student(out: Path, steps: int, eye_steps: int, peak: float) -> None:
+def make_student(out: Path, steps: int, vision_steps: int, peak: float) -> None:
     processor = make_processor()
     model = make_model("student", processor)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.3f} M parameters")
@@ -344,7 +344,7 @@ def make_student(out: Path, steps: int, eye_steps: int, peak: float) -> None:
     prompt_ids = prompts(processor, {q for _, q, _ in what + yes + no + captions + test_samples})
     train_pixels, test_pixels = pixels(processor, [d[0] for d in drawn]), pixels(processor, test_images)
     as_is = lambda images: images  # noqa: E731
-    warm_eye(model, train_pixels, shape, colour, eye_steps, as_is)
+    warm_vision(model, train_pixels, shape, colour, vision_steps, as_is)
     pools = [(what, 24), (yes, 12), (no, 12), (captions, 16)]
     held = random.Random(1).sample(what + yes + no, 1500)
     report = lambda: f"  its own questions: {score(model, train_pixels, held, prompt_ids, processor)}"  # noqa: E731
@@ -364,7 +364,7 @@ def main() -> None:
     parser.add_argument("which", choices=SIZES)
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--eye-steps", type=int)
+    parser.add_argument("--vision-steps", type=int)
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -374,11 +374,15 @@ def main() -> None:
     hush_transformers()
     video_slot.fill()
     if options.which == "student":
-        make_student(options.out, options.steps or 1000, options.eye_steps or 600, options.learning_rate or 2e-3)
+        make_student(options.out, options.steps or 1000, options.vision_steps or 600, options.learning_rate or 2e-3)
     else:
         steps = {"teacher": 3000, "middle": 1500}[options.which]
         make_teacher(
-            options.which, options.out, options.steps or steps, options.eye_steps or 900, options.learning_rate or 1e-3
+            options.which,
+            options.out,
+            options.steps or steps,
+            options.vision_steps or 900,
+            options.learning_rate or 1e-3,
         )
 
 

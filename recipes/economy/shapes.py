@@ -23,7 +23,7 @@ IMAGE_ID, PAD_ID, END_ID = 3, 0, 2
 
 
 def smolvlm(hidden: int, layers: int, vocabulary: int, seed: int, attention: str = "sdpa") -> Any:
-    """A SmolVLM with a decoder of that shape and a small eye, in evaluation mode."""
+    """A SmolVLM with a decoder of that shape and a small vision encoder, in evaluation mode."""
     from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 
     hush()

@@ -6,8 +6,8 @@ Makes a student with random weights, exports it (ONNX, OpenVINO, GGUF), and buil
 onnxruntime-genai by its own model builder (text part, its int4 at accuracy level 4), openvino-genai from our
 OpenVINO files (embedding and decoder joined, as its LLMPipeline wants them), llama.cpp's own server on our GGUF files,
 and plain OpenVINO. Each is measured in fresh processes, taking turns, after a warm-up of its own; figures are medians
-over all rounds. A round is one prompt of 128 tokens (64 of them the picture's, where the runner has eyes) and 64 tokens
-of answer. What is said is random, how long it takes isn't.
+over all rounds. A round is one prompt of 128 tokens (64 of them the picture's, where the runner reads pictures) and 64
+tokens of answer. What is said is random, how long it takes isn't.
 """
 
 import argparse
@@ -179,7 +179,7 @@ def plain_openvino(folder: Path, threads: int) -> Callable[[], dict[str, float]]
     graphs = json.loads((bundle / "manifest.json").read_text())["graphs"]
     core = import_openvino().Core()
     config = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-    eye, decoder = (
+    vision_encoder, decoder = (
         core.compile_model(str(bundle / graphs[part]), "CPU", config) for part in ("vision_encoder", "decoder")
     )
     request = decoder.create_infer_request()
@@ -203,7 +203,7 @@ def plain_openvino(folder: Path, threads: int) -> Callable[[], dict[str, float]]
 
     def round_() -> dict[str, float]:
         started = time.perf_counter()
-        eye({"pixel_values": pixels, "pixel_attention_mask": mask})
+        vision_encoder({"pixel_values": pixels, "pixel_attention_mask": mask})
         vision = time.perf_counter() - started
         request.reset_state()
         prefill = step(embeds, 0)

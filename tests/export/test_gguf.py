@@ -152,7 +152,7 @@ def test_a_float16_plan_halves_matrices_only() -> None:
 def test_who_cuts_the_pictures() -> None:
     def projector(name: str) -> str:
         of = made_of.made(name, "fp32")
-        return gguf.GGUFReader(of.exact / target.EYE).get_field("clip.projector_type").contents()
+        return gguf.GGUFReader(of.exact / target.VISION).get_field("clip.projector_type").contents()
 
     assert projector("smolvlm_tiled") == "idefics3"
     assert projector("smolvlm_whole") == projector("smolvlm") == "d1omni_v"  # no token for two line breaks
@@ -200,7 +200,7 @@ def test_the_chat_interface_of_an_unmodified_server_answers_the_same(name: str) 
     of = made_of.made(name, "fp32")
     image = tiny.picture(64, 48)  # whole patches, between the smallest and the largest picture
     params = xllamacpp.CommonParams()
-    params.model.path, params.mmproj.path = str(of.exact / target.MODEL), str(of.exact / target.EYE)
+    params.model.path, params.mmproj.path = str(of.exact / target.MODEL), str(of.exact / target.VISION)
     params.n_ctx, params.n_parallel, params.verbosity, params.warmup, params.port = 512, 1, -1, False, 0
     params.cpuparams.n_threads = 1
     server = xllamacpp.Server(params)

@@ -1,4 +1,4 @@
-"""Static graphs compute what transformers computes, for every family: chunks, single steps, eyes, integers."""
+"""Static graphs compute what transformers computes, for each family: chunks, single steps, vision, integers."""
 
 from collections.abc import Mapping
 

@@ -29,7 +29,7 @@ PICTURE = (384, 256)  # pixels: enough for rows of some length
 
 
 def config(family: str, hidden: int, layers: int, vocabulary: int) -> dict[str, Any]:
-    """A decoder of that shape and a small eye, as a config.json."""
+    """A decoder of that shape and a small vision encoder, as a config.json."""
     text = dict(
         hidden_size=hidden,
         intermediate_size=hidden * 8 // 3 // 32 * 32,
@@ -43,24 +43,24 @@ def config(family: str, hidden: int, layers: int, vocabulary: int) -> dict[str, 
         pad_token_id=0,
     )
     if family == "smolvlm":
-        eye = dict(hidden_size=192, intermediate_size=768, num_hidden_layers=4, num_attention_heads=4)
+        vision = dict(hidden_size=192, intermediate_size=768, num_hidden_layers=4, num_attention_heads=4)
         return dict(
             model_type="smolvlm",
             image_token_id=3,
             scale_factor=2,
             pad_token_id=0,
             tie_word_embeddings=True,
-            vision_config=eye | dict(image_size=64, patch_size=16),
+            vision_config=vision | dict(image_size=64, patch_size=16),
             text_config=text | dict(model_type="llama"),
         )
     rope = dict(rope_type="default", rope_theta=1e4, mrope_section=[16, 8, 8], mrope_interleaved=True)
-    eye = dict(hidden_size=128, intermediate_size=512, num_heads=4, out_hidden_size=hidden, patch_size=16)
+    vision = dict(hidden_size=128, intermediate_size=512, num_heads=4, out_hidden_size=hidden, patch_size=16)
     names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
     return dict(
         model_type="qwen3_vl",
         tie_word_embeddings=True,
         text_config=text | dict(rope_parameters=rope),
-        vision_config=eye | dict(depth=3, deepstack_visual_indexes=[0, 1], num_position_embeddings=256),
+        vision_config=vision | dict(depth=3, deepstack_visual_indexes=[0, 1], num_position_embeddings=256),
         **{name: 3 + place for place, name in enumerate(names)},
     )
 

@@ -142,7 +142,7 @@ def test_mistakes_are_said_in_a_sentence(tmp_path: Path) -> None:
     fast.close()
     for file in ("llamacpp.json", "preprocessor_config.json", "config.json"):
         (tmp_path / file).write_bytes((of.exact / file).read_bytes())
-    for file in (target.MODEL, target.EYE):
+    for file in (target.MODEL, target.VISION):
         (tmp_path / file).write_bytes(b"GGUF but no more")
     with pytest.raises(UserError, match="llama.cpp can't load"):
         llamacpp.open_backend(tmp_path, of.graphs, 1, False)

@@ -34,7 +34,7 @@ class StaticStudent:
 
     def __init__(self, runner: Runner) -> None:
         self.runner, self.name = runner, runner.name
-        self._eye = runner.shapes("vision_encoder", "main")
+        self._taken = runner.shapes("vision_encoder", "main")
         decoder = runner.shapes("decoder", "prefill")
         self.chunk, self.context = decoder["attention_mask"][2:]
         self.axes = decoder["position_ids"][0]
@@ -42,7 +42,7 @@ class StaticStudent:
 
     def vision(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """The family's vision inputs, a batch of one -> features float32 [n, width]."""
-        return look(self._eye, inputs, lambda feed: self.runner.run("vision_encoder", "main", feed))
+        return look(self._taken, inputs, lambda feed: self.runner.run("vision_encoder", "main", feed))
 
     def embed(self, input_ids: np.ndarray) -> np.ndarray:
         """int64 [1, tokens] -> float32 [1, tokens, width]."""
@@ -99,19 +99,19 @@ class StaticStudent:
 
 
 def look(
-    eye: Mapping[str, tuple[int, ...]], inputs: Mapping[str, np.ndarray], run: Callable[[dict], np.ndarray]
+    taken: Mapping[str, tuple[int, ...]], inputs: Mapping[str, np.ndarray], run: Callable[[dict], np.ndarray]
 ) -> np.ndarray:
-    """Features float32 [n, width]. `eye`: shapes of the graph's inputs; `run` calls it.
+    """Features float32 [n, width]. `taken`: shapes of the graph's inputs; `run` calls it.
 
     Frames or tiles go one after another; a picture that is rows of patches is filled up to the graph's number of them.
     Raises UserError for a picture that the graph can't take.
     """
-    if "image_grid_thw" in eye:
-        return _look_at_patches(eye["pixel_values"], inputs, run)
+    if "image_grid_thw" in taken:
+        return _look_at_patches(taken["pixel_values"], inputs, run)
     pixels, mask = inputs["pixel_values"], inputs.get("pixel_attention_mask")
     if mask is not None and not mask.all():
         raise UserError("this bundle reads whole frames, and the picture leaves part of one empty; resize it first")
-    shape = eye["pixel_values"][1:]
+    shape = taken["pixel_values"][1:]
     if pixels.shape[-3:] != shape:
         found, wanted = (" x ".join(map(str, size[:-3:-1])) for size in (pixels.shape, shape))
         raise UserError(f"this bundle reads frames of {wanted} pixels, not {found}; its settings don't fit its graphs")

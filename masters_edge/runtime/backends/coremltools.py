@@ -1,4 +1,4 @@
-"""Core ML through coremltools, on a Mac: eye and embedding predict, the decoder's functions share one state."""
+"""Core ML through coremltools, on a Mac: vision encoder and embedding predict, the decoder's functions share state."""
 
 import sys
 from collections.abc import Mapping

@@ -33,7 +33,7 @@ _MARKER = "<__masters_edge_picture__>"
 
 
 def open_backend(folder: Path, graphs: dict[str, str], threads: int, exact: bool) -> "LlamaCpp":
-    """Load model and eye; raises UserError where llama.cpp refuses them."""
+    """Load model and vision encoder; raises UserError where llama.cpp refuses them."""
     return LlamaCpp(folder, graphs, threads, exact)
 
 
