@@ -1,4 +1,5 @@
-"""`export`, `bench`, `report` and `ask` on a run folder: find the parts, reuse what is done, say where it went."""
+"""`export`, `bench`, `report` and `ask` on a run folder, and `demo`, which makes one: find the parts, reuse what is
+done, say where it went."""
 
 import json
 import math
@@ -22,6 +23,29 @@ if TYPE_CHECKING:
     from masters_edge.benchmarks.suites import Suite
     from masters_edge.quantization.by_part import Plan
     from masters_edge.recipe.schema import Mixed
+
+
+def demo() -> Run:
+    """Distil, export and measure the student of the recipe that comes as `demo`, in runs/demo.
+
+    Raises:
+        UserError: an extra is missing that a later step would ask for.
+    """
+    from importlib.util import find_spec
+
+    from masters_edge.doctor import EXTRAS
+    from masters_edge.recipe import shipped
+
+    recipe = shipped.find("demo").path
+    missing = [name for extra in ("distill", "onnx", "bench") for name in EXTRAS[extra][1] if find_spec(name) is None]
+    if missing:
+        raise UserError(f"the demo needs {', '.join(missing)}; install with: pip install 'masters-edge[all]'")
+    from masters_edge.distill import distill
+
+    run = distill(recipe)
+    export(student=None, targets=None, schemes=None, out=None, run=run.folder)
+    bench(bundles=None, run=run.folder, devices=["local"], questions=None, threads=None, fresh=False)
+    return run
 
 
 def export(

@@ -94,7 +94,7 @@ def test_mistakes_are_one_sentence_and_status_2(tmp_path: Path) -> None:
         ("validate", "lost.yaml"): "there is no checkpoint folder",
         ("distill", "none.yaml"): "there is no recipe none.yaml",
         ("export",): "there is no finished run below",
-        ("bench",): "make one with: masters-edge distill recipes/demo.yaml",
+        ("bench",): "make one with: masters-edge distill RECIPE, or with masters-edge demo",
         ("report", "none.json"): "none.json",
         ("export", "--student", "nowhere", "--target", "onnx"): "nowhere",
         ("ask", "hollow", "x.png", "what?"): "hollow",

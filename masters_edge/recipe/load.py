@@ -30,7 +30,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"there is no recipe {path}; give the path of a YAML file such as recipes/demo.yaml") from None
+        raise UserError(
+            f"there is no recipe {path}; give the path of a YAML file; masters-edge recipes lists some to copy"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the recipe {path} can't be read as UTF-8 text ({error})") from None
     try:
@@ -41,7 +43,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         where = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)})") from None
     if not isinstance(values, dict) or node is None:
-        raise UserError(f"{path}: a recipe is a mapping with student, teachers and data; see recipes/demo.yaml")
+        raise UserError(
+            f"{path}: a recipe is a mapping with student, teachers and data; see: masters-edge recipes demo"
+        )
     lines = dict(_lines(node, path))
     origin = {}
     for override in overrides:

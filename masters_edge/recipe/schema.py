@@ -394,7 +394,18 @@ class Bench(Section):
 
 
 class Recipe(Section):
-    """From a teacher to a measured student, in one file."""
+    """From a teacher to a measured student, in one file.
+
+    Example:
+        >>> import masters_edge
+        >>> content = {"student": "./student", "teachers": ["./teacher"], "data": {"train": {"source": "easy-vqa"}}}
+        >>> recipe = masters_edge.Recipe.model_validate(content)
+        >>> recipe.mask.r_max, recipe.responses.student
+        (0.2, 4)
+    """
+
+    # Without the example: editors show it.
+    model_config = ConfigDict(json_schema_extra={"description": "From a teacher to a measured student, in one file."})
 
     student: str
     """Checkpoint to start from: a hub id, or a folder (`./` or `../` first: relative to the recipe)."""

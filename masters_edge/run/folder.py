@@ -175,7 +175,7 @@ def newest_finished(root: Path = ROOT) -> Run:
     ends = {path.parent: path.stat().st_mtime for path in root.glob("*/finished.json")}
     if not ends:
         raise UserError(
-            f"there is no finished run below {root.resolve()}; make one with: masters-edge distill recipes/demo.yaml "
-            "(or name a student with --student)"
+            f"there is no finished run below {root.resolve()}; make one with: masters-edge distill RECIPE, or with "
+            "masters-edge demo (or name a student with --student)"
         )
     return Run(max(ends, key=ends.__getitem__))

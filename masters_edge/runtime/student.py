@@ -78,6 +78,12 @@ class _Course:
 class Student:
     """A loaded bundle, not safe to share between threads.
 
+    Example:
+        >>> import masters_edge
+        >>> student = masters_edge.Student.load("runs/my/bundles/onnx-int4")
+        >>> student.answer("photo.jpg", "what shape is it?").text
+        '...'
+
     `backend` runs it (its three parts, or all of it at once), `family` knows what a picture becomes, `prompt` has the
     template and the tokenizer. `exact` asks the runtime for its most exact arithmetic, as the parity gate does, in
     place of the fast one that ships. The backend is given by name, or opened already.
