@@ -33,7 +33,7 @@ def demo() -> Run:
     """
     from importlib.util import find_spec
 
-    from masters_edge.doctor import EXTRAS
+    from masters_edge.common.extras import EXTRAS
     from masters_edge.recipe import shipped
 
     recipe = shipped.find("demo").path

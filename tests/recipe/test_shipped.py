@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from masters_edge import cli, distill, doctor, workflow
+from masters_edge import cli, distill, workflow
+from masters_edge.common import extras
 from masters_edge.common.errors import UserError
 from masters_edge.recipe import checkpoint, load, shipped
 from masters_edge.run.folder import Run
@@ -84,6 +85,6 @@ def test_the_demo_is_its_recipe_from_training_to_report(monkeypatch: pytest.Monk
 
 def test_the_demo_says_what_it_will_need_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distill, "distill", lambda path: pytest.fail("it was started"))
-    monkeypatch.setitem(doctor.EXTRAS, "onnx", ("", ("onnx", "no_such_module")))
+    monkeypatch.setitem(extras.EXTRAS, "onnx", ("", ("onnx", "no_such_module")))
     with pytest.raises(UserError, match=r"the demo needs no_such_module; install .* 'masters-edge\[all\]'"):
         workflow.demo()
