@@ -4,6 +4,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +16,7 @@ from masters_edge.benchmarks.results import Measurement, Results, Training
 from masters_edge.benchmarks.suites import Suite
 from masters_edge.common.errors import UserError
 
-__all__ = ["Subject", "Unfinished", "bench", "seconds_of"]
+__all__ = ["Settings", "Subject", "Unfinished", "bench", "seconds_of"]
 
 JOBS, ANSWERS = ".jobs", "answers"
 BUSY_CORES = 0.5  # of other programs' work; less is what any desktop does
@@ -33,22 +34,53 @@ class Unfinished(UserError):
         self.results = results
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How subjects are to be measured, the same for every one of them and for every device."""
+
+    backend: str = "auto"
+    """The runtime of bundles, by name; "auto" for the fastest."""
+    questions: int | None = None
+    """How many of the suite's questions to ask, drawn with a fixed seed (the same for every subject); None for all."""
+    latency_questions: int = 200
+    """How many of those give the latency figures, one at a time; the same for every subject."""
+    cases: bool = True
+    """Whether to time picture sizes and prompt lengths as well."""
+    sustain_s: float = 0.0
+    """How long each bundle answers without a pause, in seconds; 0 for not at all."""
+    threads: int | None = None
+    """Of the runtime and every library below it; None for the device's usable physical cores."""
+    fresh: bool = False
+    """Whether to measure again what was measured before."""
+    lan: bool = False
+    """Whether other machines of the network may open a browser's link (`devices.Wanted`, like the next two)."""
+    https: bool = True
+    """Whether they do so by HTTPS, with a certificate made here."""
+    port: int | None = None
+    """Where that link is; None for the usual port."""
+
+
+@dataclass(frozen=True)
+class _Round:
+    """What the subjects of one `bench` share: the questions, how and where they are asked, who hears of it."""
+
+    suite: Suite | None
+    options: Options
+    place: Place
+    out: Path
+    fresh: bool
+    on_progress: OnProgress | None
+    on_reused: OnReused | None
+    on_note: OnNote | None
+
+
 def bench(
     subjects: Sequence[Subject],
     suite: Suite | None,
+    settings: Settings = Settings(),
     *,
     device: str = "local",
-    backend: str = "auto",
-    questions: int | None = None,
-    latency_questions: int = 200,
-    cases: bool = True,
-    sustain_s: float = 0.0,
-    threads: int | None = None,
-    lan: bool = False,
-    https: bool = True,
-    port: int | None = None,
     out: Path,
-    reuse: bool = True,
     on_progress: OnProgress | None = None,
     on_reused: OnReused | None = None,
     on_note: OnNote | None = None,
@@ -62,14 +94,6 @@ def bench(
     Args:
         suite: None for latency alone, on made-up questions.
         device: "local", or the address of another one (`devices.KINDS`).
-        backend: the runtime of bundles, by name; "auto" for the fastest.
-        questions: how many of the suite's questions to ask, drawn with a fixed seed (the same for every subject); None
-            for all.
-        latency_questions: how many of those give the latency figures, one at a time; the same for every subject.
-        cases: whether to time picture sizes and prompt lengths as well.
-        sustain_s: how long each bundle answers without a pause, in seconds; 0 for not at all.
-        threads: None for the device's usable physical cores.
-        lan, https, port: who may open the link of a browser, and where (`devices.Wanted`).
         on_note: hears what is left out and why, and when other programs disturbed, a sentence each.
 
     Raises:
@@ -77,31 +101,33 @@ def bench(
         Unfinished: some subjects couldn't be measured; it names each, and the others are in `out`.
     """
     out = Path(out)
-    _check(subjects, latency_questions, threads, sustain_s)
+    _check(subjects, settings)
     kept = _measurable(subjects, device, on_note)
-    suite = suite.take(questions) if suite is not None else None
+    suite = suite.take(settings.questions) if suite is not None else None
     known = results.read(out) if out.exists() else Results()
     failures: dict[str, str] = {}
-    needed = _packages(kept, device, backend, failures) + (_scoring_packages(suite) if suite is not None else [])
+    needed = _packages(kept, device, settings.backend, failures)
+    needed += _scoring_packages(suite) if suite is not None else []
     if len(failures) == len(kept):
         raise Unfinished(_told(failures, len(kept)), known)
-    with devices.connect(device, Wanted(needed, on_progress, on_note, lan, https, port)) as place:
+    wanted = Wanted(needed, on_progress, on_note, settings.lan, settings.https, settings.port)
+    with devices.connect(device, wanted) as place:
         options = Options(
-            threads=_threads(threads, place, device, on_note),
-            latency_questions=latency_questions,
-            backend=backend,
-            cases=cases,
-            sustain_s=sustain_s,
+            threads=_threads(settings.threads, place, device, on_note),
+            latency_questions=settings.latency_questions,
+            backend=settings.backend,
+            cases=settings.cases,
+            sustain_s=settings.sustain_s,
         )
+        shared = _Round(suite, options, place, out, settings.fresh, on_progress, on_reused, on_note)
         if on_note is not None:
             for note in place.notes:
                 on_note(note)
         for subject in kept:
             if subject.name in failures:
                 continue
-            peer = _peer(device, subject)
             try:
-                known = _one(subject, peer, suite, options, place, known, out, reuse, on_progress, on_reused, on_note)
+                known = _one(subject, _peer(device, subject), known, shared)
             except devices.Lost:
                 raise
             except UserError as error:
@@ -119,28 +145,17 @@ def seconds_of(duration: str) -> float:
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"]
 
 
-def _one(
-    subject: Subject,
-    peer: ModuleType,
-    suite: Suite | None,
-    options: Options,
-    place: Place,
-    known: Results,
-    out: Path,
-    reuse: bool,
-    on_progress: OnProgress | None,
-    on_reused: OnReused | None,
-    on_note: OnNote | None,
-) -> Results:
-    """`known` with this subject in it, written to `out`."""
+def _one(subject: Subject, peer: ModuleType, known: Results, shared: _Round) -> Results:
+    """`known` with this subject in it, written to `shared.out`."""
+    suite, options, place, out, on_note = shared.suite, shared.options, shared.place, shared.out, shared.on_note
     sha256 = peer.fingerprint(subject.place)
-    old = _find(known, subject, peer, sha256, suite, options, place) if reuse else None
+    old = None if shared.fresh else _find(known, subject, peer, sha256, shared)
     if old is not None:  # the figures stay; what the caller says about the subject may have changed
         training = Training(steps=subject.extra.get("steps"), seconds=subject.extra.get("seconds"))
         new = old.model_copy(update={"training": training, "role": subject.role, "path": str(subject.path)})
     else:
         folder = out.parent / JOBS / _job_name(subject, suite, options, place)
-        if not reuse:
+        if shared.fresh:
             shutil.rmtree(folder, ignore_errors=True)
         protocol.prepare(
             subject,
@@ -153,7 +168,7 @@ def _one(
             versions=place.versions(*peer.packages(subject.place, options.backend)),
             candidates=place.versions(*peer.runtimes(subject.place, options.backend)),
         )
-        place.run(folder, subject, sha256, protocol.as_steps(subject, on_progress))
+        place.run(folder, subject, sha256, protocol.as_steps(subject, shared.on_progress))
         new = protocol.assemble(folder, subject, suite, options, place.device, sha256=sha256)
         if suite is not None:
             new = new.model_copy(update={"answers": _keep_answers(folder, new, out.parent)})
@@ -172,12 +187,12 @@ def _one(
                 f"{subject.name}: the page was out of sight for {hidden_s:.0f} s while it measured, so its figures may "
                 "be too slow; keep it in front and measure again with --fresh"
             )
-    elif on_reused is not None:
-        on_reused(subject, new)
+    elif shared.on_reused is not None:
+        shared.on_reused(subject, new)
     return known
 
 
-def _check(subjects: Sequence[Subject], latency_questions: int, threads: int | None, sustain_s: float) -> None:
+def _check(subjects: Sequence[Subject], settings: Settings) -> None:
     if not subjects:
         raise UserError("there is nothing to measure; name at least one bundle or checkpoint")
     names = [subject.name for subject in subjects]
@@ -190,10 +205,10 @@ def _check(subjects: Sequence[Subject], latency_questions: int, threads: int | N
             raise UserError(
                 f"{subject.name}: there is no role {subject.role!r}; use one of: {', '.join(results.ROLES)}"
             )
-    if latency_questions < 1 or (threads is not None and threads < 1):
+    if settings.latency_questions < 1 or (settings.threads is not None and settings.threads < 1):
         raise UserError("latency questions and threads must each be at least 1")
-    if sustain_s < 0:
-        raise UserError(f"sustaining for {sustain_s} seconds can't be; give 0 or more")
+    if settings.sustain_s < 0:
+        raise UserError(f"sustaining for {settings.sustain_s} seconds can't be; give 0 or more")
 
 
 def _measurable(subjects: Sequence[Subject], device: str, on_note: OnNote | None) -> list[Subject]:
@@ -271,16 +286,9 @@ def _tidy(folder: Path) -> None:
         folder.parent.rmdir()
 
 
-def _find(
-    known: Results,
-    subject: Subject,
-    peer: ModuleType,
-    sha256: str,
-    suite: Suite | None,
-    options: Options,
-    place: Place,
-) -> Measurement | None:
+def _find(known: Results, subject: Subject, peer: ModuleType, sha256: str, shared: _Round) -> Measurement | None:
     """The measurement that measuring again would repeat, if there is one."""
+    suite, options, place = shared.suite, shared.options, shared.place
     asked = len(suite.questions) if suite is not None else options.latency_questions
     sustain_s = options.sustain_s if subject.role == "exported" else 0
     for old in known.measurements:

@@ -236,26 +236,32 @@ def bench(
     """
     _quiet()
     from masters_edge import workflow
+    from masters_edge.benchmarks.measure import Settings, seconds_of
+    from masters_edge.benchmarks.suites import SuiteChoice
 
     columns = dict(image_column=image_column, question_column=question_column, answer_column=answer_column)
     workflow.bench(
         bundles=bundle,
         run=run,
         devices=list(dict.fromkeys(device or ["local"])),
-        lan=lan,
-        https=https,
-        port=port,
-        backend=backend,
-        suite=suite,
-        metric=metric,
-        split=split,
-        name=name,
-        columns={key: column for key, column in columns.items() if column is not None},
-        questions=questions,
-        cases=cases,
-        sustain=sustain,
-        threads=threads,
-        fresh=fresh,
+        suite=SuiteChoice(
+            source=suite,
+            metric=metric,
+            split=split,
+            name=name,
+            columns={key: column for key, column in columns.items() if column is not None},
+        ),
+        settings=Settings(
+            backend=backend,
+            questions=questions,
+            cases=cases,
+            sustain_s=seconds_of(sustain) if sustain else 0.0,
+            threads=threads,
+            fresh=fresh,
+            lan=lan,
+            https=https,
+            port=port,
+        ),
     )
 
 

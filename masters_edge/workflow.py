@@ -19,8 +19,9 @@ from masters_edge.run import origin
 from masters_edge.run.folder import Run
 
 if TYPE_CHECKING:
+    from masters_edge.benchmarks.measure import Settings
     from masters_edge.benchmarks.progress import OnProgress
-    from masters_edge.benchmarks.suites import Suite
+    from masters_edge.benchmarks.suites import Suite, SuiteChoice
     from masters_edge.quantization.by_part import Plan
     from masters_edge.recipe.schema import Mixed
 
@@ -129,23 +130,13 @@ def bench(
     bundles: Sequence[Path] | None,
     run: Path | None,
     devices: Sequence[str],
-    questions: int | None,
-    threads: int | None,
-    fresh: bool,
-    backend: str = "auto",
-    suite: str | None = None,
-    metric: str | None = None,
-    split: str | None = None,
-    name: str | None = None,
-    columns: Mapping[str, str] | None = None,
-    cases: bool = True,
-    sustain: str | None = None,
-    lan: bool = False,
-    https: bool = True,
-    port: int | None = None,
+    suite: "SuiteChoice",
+    settings: "Settings",
 ) -> Path:
     """Measure bundles, or all of a run's bundles beside its teacher and students, on one device after the other; prints
     a table, draws the report.
+
+    `suite` says what is asked, `settings` how it is measured; what they leave open, the run's recipe says.
 
     Returns:
         results.json.
@@ -155,20 +146,20 @@ def bench(
     """
     from masters_edge.benchmarks import Subject, progress_bar
     from masters_edge.benchmarks import bench as measure
-    from masters_edge.benchmarks.measure import Unfinished, seconds_of
+    from masters_edge.benchmarks.measure import Unfinished
     from masters_edge.benchmarks.report.terminal import table
     from masters_edge.benchmarks.results import Results
 
     home = _run_of(run, bundles[0] if bundles else None)
     recipe = home.recipe() if home else None
-    sustain_s = seconds_of(sustain) if sustain else 0.0
     subjects = (
         [Subject(name=b.resolve().name, role="exported", path=b, kind="bundle") for b in bundles]
         if bundles
         else _subjects(home, recipe)
     )
     out = (home.folder if home else Path("runs")) / "bench" / "results.json"
-    asked = _suite(home, recipe, suite, metric, split, name, columns or {})
+    asked = _suite(home, recipe, suite)
+    settled = _settled(settings, recipe)
     results: Results | None = None
     failures: list[UserError] = []
     with progress_bar(console) as on_progress:
@@ -177,18 +168,9 @@ def bench(
                 results = measure(
                     subjects,
                     asked,
+                    settled,
                     device=device,
-                    backend=backend,
-                    questions=questions or (recipe.bench.questions if recipe else None),
-                    latency_questions=recipe.bench.latency_questions if recipe else 200,
-                    cases=cases,
-                    sustain_s=sustain_s,
-                    threads=threads or (recipe.bench.threads if recipe else None),
-                    lan=lan,
-                    https=https,
-                    port=port,
                     out=out,
-                    reuse=not fresh,
                     on_progress=_of_device(on_progress, device, len(devices) > 1),
                     on_reused=lambda subject, _: say(
                         f"{subject.name}: measured before, reused (--fresh measures again)"
@@ -210,10 +192,20 @@ def bench(
     return out
 
 
+def _settled(settings: "Settings", recipe: Recipe | None) -> "Settings":
+    """The same, with what a recipe says where nothing was asked for."""
+    if recipe is None:
+        return settings
+    return replace(
+        settings,
+        questions=settings.questions or recipe.bench.questions,
+        latency_questions=recipe.bench.latency_questions,
+        threads=settings.threads or recipe.bench.threads,
+    )
+
+
 def _of_device(on_progress: "OnProgress", device: str, several: bool) -> "OnProgress":
     """The same, with the device's name behind each subject where there are several."""
-    from dataclasses import replace
-
     if not several:
         return on_progress
     return lambda step: on_progress(
@@ -371,24 +363,19 @@ def _parameters(checkpoint_folder: Path) -> int:
     return total
 
 
-def _suite(
-    run: Run | None,
-    recipe: Recipe | None,
-    source: str | None = None,
-    metric: str | None = None,
-    split: str | None = None,
-    name: str | None = None,
-    columns: Mapping[str, str] | None = None,
-) -> "Suite":
+def _suite(run: Run | None, recipe: Recipe | None, choice: "SuiteChoice") -> "Suite":
     """What is asked: the source named, or the recipe's test questions; easy-VQA's official ones without a recipe."""
     from masters_edge.benchmarks import suites
     from masters_edge.scoring import metrics
 
-    if source is not None:
-        opened = suites.open_suite(source, metric=metric, split=split, name=name, base=Path(), **dict(columns or {}))
+    metric = choice.metric
+    if choice.source is not None:
+        opened = suites.open_suite(
+            choice.source, metric=metric, split=choice.split, name=choice.name, base=Path(), **choice.columns
+        )
         say(f"{opened.name}: {len(opened.questions)} questions, scored by {opened.metric}")
         return opened
-    if split or name or columns:
+    if choice.split or choice.name or choice.columns:
         raise UserError("--split, --name and the columns belong to --suite; name one, or leave them out")
     if metric is not None:
         metrics.get(metric)

@@ -8,8 +8,8 @@ import difflib
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -53,6 +53,22 @@ class Suite:
             raise UserError(f"suite {self.name}: asking {count} questions measures nothing; ask at least 1")
         chosen = sorted(random.Random(seed).sample(range(len(self.questions)), count))
         return replace(self, questions=tuple(self.questions[i] for i in chosen))
+
+
+@dataclass(frozen=True)
+class SuiteChoice:
+    """What to ask, as somebody says it; whoever says nothing gets the test questions of the recipe at hand."""
+
+    source: str | None = None
+    """A built-in suite's name, or what `masters_edge.data.read` reads."""
+    metric: str | None = None
+    """How answers are scored; None for the suite's own way."""
+    split: str | None = None
+    """Of `source`."""
+    name: str | None = None
+    """What reports call it."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Of a user's own data: `image_column`, `question_column`, `answer_column`, `metric_column`."""
 
 
 def names() -> list[str]:

@@ -137,20 +137,20 @@ def _measure(
     found: "Architecture", subjects: "Sequence[Subject]", device: str, threads: int | None, folder: Path
 ) -> Path:
     """Latency, memory and size on the device, shown as a table."""
-    from masters_edge.benchmarks import bench, progress_bar
+    from masters_edge.benchmarks import Settings, bench, progress_bar
     from masters_edge.benchmarks.measure import Unfinished
     from masters_edge.preview import cost, screen
 
     results = folder / "results.json"
+    questions = _QUESTIONS_OF_LARGE if found.parameters > cost.LARGE else QUESTIONS
     unfinished: Unfinished | None = None
     with progress_bar(console) as on_progress:
         try:
             all_found = bench(
                 subjects,
                 None,
+                Settings(latency_questions=questions, threads=threads),
                 device=device,
-                latency_questions=_QUESTIONS_OF_LARGE if found.parameters > cost.LARGE else QUESTIONS,
-                threads=threads,
                 out=results,
                 on_progress=on_progress,
                 on_reused=lambda subject, _: say(f"{subject.name}: measured before, reused"),

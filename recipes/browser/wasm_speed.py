@@ -82,7 +82,7 @@ class Chromium:
 
 def measured(bundles: dict[str, Path], device: str, threads: int, answers: int) -> dict[str, Any]:
     """By bundle, what `bench` measures in a results file of its own."""
-    from masters_edge.benchmarks import Subject, bench
+    from masters_edge.benchmarks import Settings, Subject, bench
 
     browser = Chromium() if device == "browser" else None
     with tempfile.TemporaryDirectory(prefix="masters-edge-") as place:
@@ -90,12 +90,14 @@ def measured(bundles: dict[str, Path], device: str, threads: int, answers: int) 
             results = bench(
                 [Subject(name, "exported", path) for name, path in bundles.items()],
                 None,
+                Settings(
+                    backend="wasm" if browser else "onnxruntime",
+                    latency_questions=answers,
+                    cases=False,
+                    threads=threads,
+                    port=0,
+                ),
                 device=device,
-                backend="wasm" if browser else "onnxruntime",
-                latency_questions=answers,
-                cases=False,
-                threads=threads,
-                port=0,
                 out=Path(place) / "results.json",
                 on_note=browser.note if browser else None,
             )

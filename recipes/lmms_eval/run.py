@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from masters_edge.benchmarks import Subject, bench, suites
+from masters_edge.benchmarks import Settings, Subject, bench, suites
 from masters_edge.common.files import write_text
 
 HERE = Path(__file__).resolve().parent
@@ -44,7 +44,8 @@ def main() -> None:
         by_lmms = evaluate(python, work, url, model)
     subject = Subject(name=model, role="exported", path=chosen.bundle, kind="bundle")
     out = work / "bench" / "results.json"
-    results = bench([subject], suite, threads=chosen.threads, latency_questions=20, cases=False, out=out)
+    settings = Settings(threads=chosen.threads, latency_questions=20, cases=False)
+    results = bench([subject], suite, settings, out=out)
     (measured,) = (one for one in results.measurements if one.name == model)
     rows = read_rows(out.parent / measured.answers)
     by_bench = {row["id"]: (row["text"].strip(), row["score"]) for row in rows}

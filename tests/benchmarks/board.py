@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from masters_edge.benchmarks import bench, peers
+from masters_edge.benchmarks import Settings, bench, peers
 from masters_edge.benchmarks import job as jobs
 from masters_edge.benchmarks.devices import _openssh, ssh
 from masters_edge.benchmarks.progress import Step
@@ -62,10 +62,8 @@ class LoopbackBoard:
         results = bench(
             [subject],
             self.suite,
+            Settings(latency_questions=4, threads=1, cases=False),
             device=self.sshd.address,
-            latency_questions=4,
-            threads=1,
-            cases=False,
             out=out,
             on_progress=hear,
         )

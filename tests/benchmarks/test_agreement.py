@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from masters_edge.benchmarks import Subject, bench, results
+from masters_edge.benchmarks import Settings, Subject, bench, results
 from masters_edge.benchmarks.agreement import UNMEASURED, with_agreements
 from masters_edge.benchmarks.results import Measurement, Results
 from masters_edge.benchmarks.suites import Suite
@@ -79,15 +79,15 @@ def test_bench_compares_with_a_student_measured_earlier_or_later(
     exported = Subject("int4", "exported", fakes.make(tmp_path / "a", weights="w", says="red"), "fake")
     student = Subject("after", "student after", fakes.make(tmp_path / "b", weights="w", batch_size=4), "checkpoint")
     out = tmp_path / "out" / "results.json"
-    options: dict[str, Any] = {"threads": 1, "latency_questions": 4, "cases": False, "out": out}
-    alone = bench([exported], suite, backend="fake", **options).measurements[0]
+    settings = Settings(threads=1, latency_questions=4, cases=False)
+    alone = bench([exported], suite, replace(settings, backend="fake"), out=out).measurements[0]
     assert alone.agreement is None and alone.unmeasured[-1].startswith(UNMEASURED)
-    both = bench([student], suite, **options)
+    both = bench([student], suite, settings, out=out)
     found = both.measurements[0]
     assert found.agreement and (found.agreement.equal, found.agreement.asked) == (0, 20)  # "red" is not "RED."
     assert results.read(out) == both and not any(text.startswith(UNMEASURED) for text in found.unmeasured)
     kept = [json.loads(line) for line in (out.parent / str(both.measurements[1].answers)).read_text().splitlines()]
     assert {row["id"] for row in kept} == {q.id for q in suite.questions} and kept[0]["text"].endswith(".")
     assert sorted(path.name for path in out.parent.iterdir()) == ["answers", "results.json"]  # no job is left
-    bench([exported], replace(suite, name="again"), backend="fake", **options)
+    bench([exported], replace(suite, name="again"), replace(settings, backend="fake"), out=out)
     assert len(list((out.parent / "answers").iterdir())) == 3

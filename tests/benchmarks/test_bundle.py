@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
-from masters_edge.benchmarks import Subject, bench
+from masters_edge.benchmarks import Settings, Subject, bench
 from masters_edge.benchmarks.peers import pytorch
 from masters_edge.benchmarks.report import report
 from masters_edge.benchmarks.suites import Suite, from_questions
@@ -39,7 +39,8 @@ def test_bundle_and_checkpoint_side_by_side(own_answers: Suite, tmp_path: Path) 
         Subject("student fp32", "exported", bundle, "bundle", {"parameters": 100}),
     ]
     out = tmp_path / "results.json"
-    checkpoint, exported = bench(subjects, own_answers, latency_questions=4, threads=1, out=out).measurements
+    settings = Settings(latency_questions=4, threads=1)
+    checkpoint, exported = bench(subjects, own_answers, settings, out=out).measurements
     assert checkpoint.accuracy.right == exported.accuracy.right == 6
     assert (exported.target, exported.runtime, exported.scheme, exported.parameters) == (
         "onnx",
@@ -66,5 +67,5 @@ def test_a_changed_byte_is_one_sentence(own_answers: Suite, tmp_path: Path) -> N
     content[len(content) // 2] ^= 1
     graph.write_bytes(bytes(content))
     with pytest.raises(UserError, match="measuring student stopped: .*decoder.* has changed") as caught:
-        bench([Subject("student", "exported", bundle)], own_answers, threads=1, out=tmp_path / "results.json")
+        bench([Subject("student", "exported", bundle)], own_answers, Settings(threads=1), out=tmp_path / "results.json")
     assert "\n" not in str(caught.value) and not (tmp_path / "results.json").exists()

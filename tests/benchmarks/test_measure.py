@@ -1,19 +1,22 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from masters_edge.benchmarks import Subject, bench, devices, machine, measure, peers, results
+from masters_edge.benchmarks import Settings, Subject, bench, devices, machine, measure, peers, results
 from masters_edge.benchmarks.devices.local import Here
-from masters_edge.benchmarks.measure import Unfinished, seconds_of
+from masters_edge.benchmarks.measure import OnNote, Unfinished, seconds_of
 from masters_edge.benchmarks.results import Results
 from masters_edge.benchmarks.suites import Suite
 from masters_edge.common.errors import UserError
 from tests.benchmarks import fakes
+
+SETTINGS = Settings(backend="fake", questions=8, latency_questions=4, cases=False, threads=1)
 
 
 def subjects(folder: Path, *names: str, **behaviour: Any) -> list[Subject]:
@@ -30,18 +33,17 @@ class Runs:
         self.suite, self.folder, self.out = suite, folder, folder / "out" / "results.json"
         self.reused: list[str] = []
 
-    def __call__(self, *names: str, **options: Any) -> Results:
+    def __call__(self, *names: str, device: str = "local", on_note: OnNote | None = None, **settings: Any) -> Results:
         self.reused = []
-        settings = {
-            "threads": 1,
-            "latency_questions": 4,
-            "questions": 8,
-            "cases": False,
-            "backend": "fake",
-            "out": self.out,
-        } | options
-        found = subjects(self.folder, *names)
-        return bench(found, self.suite, on_reused=lambda s, m: self.reused.append(s.name), **settings)
+        return bench(
+            subjects(self.folder, *names),
+            self.suite,
+            replace(SETTINGS, **settings),
+            device=device,
+            out=self.out,
+            on_reused=lambda s, m: self.reused.append(s.name),
+            on_note=on_note,
+        )
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def test_what_is_unchanged_is_reused_and_said(run: Runs) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"questions": 9}, {"latency_questions": 5}, {"cases": True}, {"sustain_s": 0.01}, {"reuse": False}],
+    [{"questions": 9}, {"latency_questions": 5}, {"cases": True}, {"sustain_s": 0.01}, {"fresh": True}],
     ids=lambda c: next(iter(c)),
 )
 def test_other_conditions_are_measured_again(run: Runs, change: dict[str, Any]) -> None:
@@ -112,9 +114,7 @@ def test_changed_files_machines_and_libraries_are_measured_again(run: Runs, monk
 def test_a_reused_measurement_takes_what_the_caller_now_says(run: Runs) -> None:
     run("a")
     subject = Subject("a", "student after", run.folder / "a", "fake", {"steps": 7, "seconds": 3.0})
-    again = bench(
-        [subject], run.suite, threads=1, latency_questions=4, questions=8, cases=False, backend="fake", out=run.out
-    )
+    again = bench([subject], run.suite, SETTINGS, out=run.out)
     assert (again.measurements[0].role, again.measurements[0].training.steps) == ("student after", 7)
 
 
@@ -161,7 +161,7 @@ def test_senseless_requests_are_one_sentence(run: Runs, suite: Suite) -> None:
     with pytest.raises(UserError, match="no role 'pupil'"):
         bench([Subject("a", "pupil", a.path, "fake")], suite, out=run.out)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="at least 1"):
-        bench([a], suite, threads=0, out=run.out)
+        bench([a], suite, Settings(threads=0), out=run.out)
     with pytest.raises(UserError, match="no device 'locl'"):
         bench([a], suite, device="locl", out=run.out)
     with pytest.raises(UserError, match="none does not exist"):
@@ -237,12 +237,12 @@ def test_checkpoints_are_left_out_where_they_cannot_run_and_that_is_said(
     exported = subjects(run.folder, "a")[0]
     teacher = Subject("teacher", "teacher", exported.path, "checkpoint")
     heard: list[str] = []
-    options: dict[str, Any] = {"device": "board://x", "backend": "fake", "cases": False, "latency_questions": 4}
-    found = bench([teacher, exported], run.suite, out=run.out, on_note=heard.append, **options)
+    settings = Settings(backend="fake", cases=False, latency_questions=4)
+    found = bench([teacher, exported], run.suite, settings, device="board://x", out=run.out, on_note=heard.append)
     assert [m.name for m in found.measurements] == ["a"]
     assert heard[:2] == ["teacher: PyTorch is not measured on board://x, left out", *Board.notes]
     with pytest.raises(UserError, match="board://x measures bundles, and teacher is none; .*--device local"):
-        bench([teacher], run.suite, out=run.out, **options)
+        bench([teacher], run.suite, settings, device="board://x", out=run.out)
 
 
 def test_other_programs_that_disturb_are_said(run: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from masters_edge.benchmarks import Subject, bench
+from masters_edge.benchmarks import Settings, Subject, bench
 from masters_edge.benchmarks.peers import pytorch
 from masters_edge.benchmarks.suites import Suite
 
@@ -84,6 +84,7 @@ def test_size_counts_neither_optimizer_nor_a_second_copy_of_the_weights(tmp_path
 
 def test_measured_in_a_process_of_its_own(checkpoint: Path, suite: Suite, tmp_path: Path) -> None:
     subject = Subject("student before", "student before", checkpoint, "checkpoint")
-    found = bench([subject], suite, latency_questions=5, threads=1, out=tmp_path / "results.json").measurements[0]
+    settings = Settings(latency_questions=5, threads=1)
+    found = bench([subject], suite, settings, out=tmp_path / "results.json").measurements[0]
     assert found.batched and found.accuracy.asked == 20 and found.latency.cold_start_ms
     assert found.latency.total_ms and found.latency.total_ms.n == 5

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
-from masters_edge.benchmarks import Subject, bench, machine
+from masters_edge.benchmarks import Settings, Subject, bench, machine
 from masters_edge.benchmarks.devices import Lost, Wanted, _openssh, ssh
 from masters_edge.benchmarks.progress import Step
 from masters_edge.benchmarks.suites import Suite
@@ -37,8 +37,8 @@ def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
 def test_installs_once_and_measures_a_real_bundle(sshd: Sshd, suite: Suite, tmp_path: Path) -> None:
     steps: list[Step] = []
     subject = Subject("student fp32", "exported", bundles.exported("smolvlm", "fp32"))
-    options = dict(latency_questions=4, threads=1, cases=False, out=tmp_path / "results.json")
-    there = bench([subject], suite, device=sshd.address, on_progress=steps.append, **options)  # type: ignore[arg-type]
+    settings, out = Settings(latency_questions=4, threads=1, cases=False), tmp_path / "results.json"
+    there = bench([subject], suite, settings, device=sshd.address, on_progress=steps.append, out=out)
     [measured] = there.measurements
     assert measured.device.kind == "ssh" and measured.runtime == "onnxruntime"
     assert measured.versions == machine.versions(*measured.versions)  # as here, so that figures compare
@@ -47,19 +47,19 @@ def test_installs_once_and_measures_a_real_bundle(sshd: Sshd, suite: Suite, tmp_
     [python] = environment.glob("*/bin/python")
     assert subprocess.run([python, "-c", "import torch"], capture_output=True).returncode == 1
 
-    both = bench([subject], suite, device="local", **options).measurements  # type: ignore[arg-type]
+    both = bench([subject], suite, settings, device="local", out=out).measurements
     answers = [(tmp_path / str(m.answers)).read_text() for m in both]
     assert len(answers) == 2 and answers[0] == answers[1]
     assert both[0].device.kind == "ssh" and both[1].device.kind == "local"
 
     steps.clear()
-    again = bench([subject], suite, device=sshd.address, on_progress=steps.append, **options)  # type: ignore[arg-type]
+    again = bench([subject], suite, settings, device=sshd.address, on_progress=steps.append, out=out)
     assert again.measurements == both
     assert [step.phase for step in steps] == ["connecting"]
 
     ready = next(environment.glob("*/ready.json"))  # another masters-edge on the host: only that is installed anew
     ready.write_text(ready.read_text().replace('"wheel": "', '"wheel": "0'))
-    bench([subject], suite, device=sshd.address, on_progress=steps.append, **options)  # type: ignore[arg-type]
+    bench([subject], suite, settings, device=sshd.address, on_progress=steps.append, out=out)
     assert any(step.phase.startswith("installing") for step in steps)
     assert len(list(environment.iterdir())) == 1
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from masters_edge.benchmarks.measure import Subject, bench
+from masters_edge.benchmarks.measure import Settings, Subject, bench
 from masters_edge.benchmarks.progress import Step
 from masters_edge.benchmarks.results import Measurement, Results
 from masters_edge.benchmarks.suites import Suite, load
@@ -28,18 +28,28 @@ DEMO_STUDENT = Path(__file__).parents[2] / "recipes" / "demo" / "student"
 class Bench:
     """One run of `bench`: what it said, where it was, what came of it."""
 
-    def __init__(self, subjects: Sequence[Subject], suite: Suite | None, out: Path, **options: Any) -> None:
+    def __init__(
+        self, subjects: Sequence[Subject], suite: Suite | None, out: Path, device: str = "browser:test", **settings: Any
+    ) -> None:
         self.notes: list[str] = []
         self.steps: list[Step] = []
         self.results: Results | None = None
         self.error: BaseException | None = None
         self.out = out
         self._linked = threading.Event()
-        given = {"device": "browser:test", "port": 0, "out": out} | options
+        wanted = Settings(**{"port": 0} | settings)
 
         def run() -> None:
             try:
-                self.results = bench(subjects, suite, on_note=self._note, on_progress=self.steps.append, **given)
+                self.results = bench(
+                    subjects,
+                    suite,
+                    wanted,
+                    device=device,
+                    out=out,
+                    on_note=self._note,
+                    on_progress=self.steps.append,
+                )
             except BaseException as error:  # looked at by the test
                 self.error = error
             finally:

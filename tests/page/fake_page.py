@@ -17,7 +17,7 @@ from typing import Any
 import httpx2 as httpx
 from PIL import Image
 
-from masters_edge.benchmarks import Subject, bench
+from masters_edge.benchmarks import Settings, Subject, bench
 from masters_edge.benchmarks.page import assets
 from masters_edge.benchmarks.results import STAGES, Measurement
 from masters_edge.benchmarks.suites import Suite, from_questions
@@ -189,17 +189,23 @@ def stages(count: int) -> dict[str, list[float]]:
 class Host:
     """The measuring end, in a thread; `result` is its results or what it raised."""
 
-    def __init__(self, bundle: Path, suite: Suite | None, out: Path, **options: Any) -> None:
+    def __init__(self, bundle: Path, suite: Suite | None, out: Path, device: str = "browser", **settings: Any) -> None:
         self.notes: list[str] = []
         self.steps: list[Any] = []
         self.result: Any = None
-        settings = {"latency_questions": 3, "cases": False, "device": "browser", "port": 0, "out": out} | options
+        wanted = Settings(**{"latency_questions": 3, "cases": False, "port": 0} | settings)
         subjects = [Subject("tiny", "exported", bundle)]
 
         def run() -> None:
             try:
                 self.result = bench(
-                    subjects, suite, on_note=self.notes.append, on_progress=self.steps.append, **settings
+                    subjects,
+                    suite,
+                    wanted,
+                    device=device,
+                    out=out,
+                    on_note=self.notes.append,
+                    on_progress=self.steps.append,
                 )
             except BaseException as error:
                 self.result = error

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from masters_edge.benchmarks import Subject, bench, results
+from masters_edge.benchmarks import Settings, Subject, bench, results
 from masters_edge.benchmarks.devices import Lost
 from masters_edge.benchmarks.measure import Unfinished
 from masters_edge.benchmarks.page import desk
@@ -239,7 +239,7 @@ def test_a_stop_on_the_device_stops_all_that_is_left(out: Path, tmp_path: Path) 
     def run() -> None:
         subjects = [Subject("one", "exported", bundle()), Subject("two", "exported", other)]
         try:
-            bench(subjects, suite(), device="browser", port=0, cases=False, out=out, on_note=notes.append)
+            bench(subjects, suite(), Settings(port=0, cases=False), device="browser", out=out, on_note=notes.append)
         except Unfinished as error:
             outcome.append(str(error))
 
@@ -297,7 +297,8 @@ def _interrupted(out: Path, when: str) -> None:
     thread = threading.Thread(target=device)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        bench([Subject("tiny", "exported", bundle())], suite(), device="browser", port=0, out=out, on_note=notes.append)
+        tiny = Subject("tiny", "exported", bundle())
+        bench([tiny], suite(), Settings(port=0), device="browser", out=out, on_note=notes.append)
     thread.join(20)
     if when == "measuring":
         assert heard[0]["message"] == "Measuring was stopped at the computer."
