@@ -118,7 +118,8 @@ def measure_bundles(
     """
     hush()
     from masters_edge import workflow
-    from masters_edge.benchmarks import results
+    from masters_edge.benchmarks import Settings, results
+    from masters_edge.benchmarks.suites import SuiteChoice
 
     run = None
     if isinstance(bundles, Run | Path | str):
@@ -130,13 +131,8 @@ def measure_bundles(
         bundles=[Path(bundle) for bundle in bundles],
         run=run,
         devices=devices,
-        backend=backend,
-        suite=suite,
-        metric=metric,
-        questions=questions,
-        threads=threads,
-        cases=cases,
-        fresh=fresh,
+        suite=SuiteChoice(source=suite, metric=metric),
+        settings=Settings(backend=backend, questions=questions, threads=threads, cases=cases, fresh=fresh),
     )
     return results.read(path)
 
