@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from masters_edge.common.quiet import hush
+from masters_edge.families import processors
 
 hush()
 
@@ -30,88 +31,50 @@ CHAT_TEMPLATE = (
     "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n"
     "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
-_CHATML = (
-    "{% for message in messages %}SYSTEM<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}IMAGE{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
-    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-_SYSTEM = "{% if loop.first %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-_QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
-QWEN2_5_TEMPLATE = _CHATML.replace("SYSTEM", _SYSTEM).replace("IMAGE", _QWEN_IMAGE)
-QWEN3_TEMPLATE = _CHATML.replace("SYSTEM", "").replace("IMAGE", _QWEN_IMAGE)
-INTERNVL_TEMPLATE = _CHATML.replace("SYSTEM", "").replace("IMAGE", "<IMG_CONTEXT>\n")
-LLAVA_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] + ' ' }}"
-    "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}<image>{% endfor %}"
-    "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}{{ '\n' + part['text'] }}{% endfor %}"
-    "<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 def smolvlm(folder: Path, seed: int = 0, splitting: bool = False) -> Path:
     """A SmolVLM of about 0.1 M parameters in `folder`; with `splitting`, images become frames of 32 pixels."""
-    from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMProcessor
-    from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+    from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 
-    from masters_edge.families import video_slot
-
-    video_slot.fill()
-    tokenizer = _tokenizer(
-        extra_special_tokens={
-            "image_token": "<image>",
-            "fake_image_token": "<fake_token_around_image>",
-            "global_image_token": "<global-img>",
-            "end_of_utterance_token": "<end_of_utterance>",
-        }
-    )
-    images = SmolVLMImageProcessorPil(**_image_settings(splitting))
-    processor = SmolVLMProcessor(
-        images, tokenizer, video_slot.VideoSlot(), image_seq_len=IMAGE_SEQ_LEN, chat_template=CHAT_TEMPLATE
-    )
+    tokenizer = _tokenizer(extra_special_tokens=processors.NAMED_TOKENS["smolvlm"])
+    processor = _smolvlm_processor("smolvlm", tokenizer, splitting)
     return _save(folder, SmolVLMForConditionalGeneration, SmolVLMConfig(**_config(tokenizer)), processor, seed)
 
 
 def idefics3(folder: Path, seed: int = 0, splitting: bool = False) -> Path:
     """An Idefics3 of about 0.1 M parameters in `folder`."""
-    from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Processor
-    from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+    from transformers import Idefics3Config, Idefics3ForConditionalGeneration
 
     tokenizer = _tokenizer()
-    images = Idefics3ImageProcessorPil(**_image_settings(splitting))
-    processor = Idefics3Processor(images, tokenizer, image_seq_len=IMAGE_SEQ_LEN, chat_template=CHAT_TEMPLATE)
+    processor = _smolvlm_processor("idefics3", tokenizer, splitting)
     return _save(folder, Idefics3ForConditionalGeneration, Idefics3Config(**_config(tokenizer)), processor, seed)
 
 
 def qwen2_5_vl(folder: Path, seed: int = 0) -> Path:
     """A Qwen2.5-VL of about 0.1 M parameters: windows in its first vision layer, 4 to 24 tokens an image."""
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     vision = dict(window_size=32, fullatt_block_indexes=[1])
     config = functools.partial(_qwen_config, Qwen2_5_VLConfig, vision, dict(mrope_section=[2, 3, 3]), tied=False)
-    return _qwen(folder, seed, Qwen2_5_VLForConditionalGeneration, config, Qwen2_5_VLProcessor, QWEN2_5_TEMPLATE)
+    return _qwen(folder, seed, Qwen2_5_VLForConditionalGeneration, config, "qwen2_5_vl")
 
 
 def qwen3_vl(folder: Path, seed: int = 0) -> Path:
     """A Qwen3-VL of about 0.2 M parameters with DeepStack from both vision layers, 4 to 24 tokens an image."""
-    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
     vision = dict(num_position_embeddings=16, deepstack_visual_indexes=[0, 1])
     rope = dict(mrope_section=[4, 2, 2], mrope_interleaved=True)
     config = functools.partial(_qwen_config, Qwen3VLConfig, vision, rope, tied=True)
-    return _qwen(folder, seed, Qwen3VLForConditionalGeneration, config, Qwen3VLProcessor, QWEN3_TEMPLATE)
+    return _qwen(folder, seed, Qwen3VLForConditionalGeneration, config, "qwen3_vl")
 
 
 def internvl3(folder: Path, seed: int = 0, text: str = "qwen2") -> Path:
     """An InternVL3 of about 0.1 M parameters in transformers' layout: 1 to 6 tiles and a thumbnail, 4 tokens each."""
-    from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLProcessor
-    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+    from transformers import InternVLConfig, InternVLForConditionalGeneration
 
-    from masters_edge.families import video_slot
-
-    video_slot.fill()
-    tokenizer = _qwen_tokenizer(
-        start_image_token="<img>", end_image_token="</img>", context_image_token="<IMG_CONTEXT>", video_token="<video>"
-    )
+    tokenizer = _qwen_tokenizer(**processors.NAMED_TOKENS["internvl"])
     config = InternVLConfig(
         image_token_id=tokenizer.context_image_token_id,
         image_seq_length=IMAGE_SEQ_LEN,
@@ -121,12 +84,8 @@ def internvl3(folder: Path, seed: int = 0, text: str = "qwen2") -> Path:
         text_config=_text(tokenizer, model_type=text, tie_word_embeddings=False),
     )
     # As the real checkpoints have it: the image processor does not cut tiles, the processor's own default does.
-    images = GotOcr2ImageProcessorPil(
-        size={"height": SIDE, "width": SIDE}, crop_to_patches=False, min_patches=1, max_patches=6
-    )
-    processor = InternVLProcessor(
-        images, tokenizer, video_slot.VideoSlot(), image_seq_length=IMAGE_SEQ_LEN, chat_template=INTERNVL_TEMPLATE
-    )
+    images = dict(size={"height": SIDE, "width": SIDE}, crop_to_patches=False, min_patches=1, max_patches=6)
+    processor = processors.processor("internvl", tokenizer, images, image_seq_length=IMAGE_SEQ_LEN)
     return _save(folder, InternVLForConditionalGeneration, config, processor, seed)
 
 
@@ -137,13 +96,9 @@ def internvl3_5(folder: Path, seed: int = 0) -> Path:
 
 def llava_onevision(folder: Path, seed: int = 0) -> Path:
     """A LLaVA-OneVision of about 0.1 M parameters: 1 to 4 tiles beside the whole image, thinned out above two."""
-    from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, LlavaOnevisionProcessor
-    from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+    from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
-    from masters_edge.families import video_slot
-
-    video_slot.fill()
-    tokenizer = _qwen_tokenizer(image_token="<image>", video_token="<video>")
+    tokenizer = _qwen_tokenizer(**processors.NAMED_TOKENS["llava_onevision"])
     grid = [[SIDE * rows, SIDE * columns] for rows in range(1, 5) for columns in range(1, 5) if rows * columns <= 4]
     shared = dict(vision_feature_select_strategy="full", vision_aspect_ratio="anyres_max_2")
     config = LlavaOnevisionConfig(
@@ -154,15 +109,8 @@ def llava_onevision(folder: Path, seed: int = 0) -> Path:
         text_config=_text(tokenizer, model_type="qwen2", tie_word_embeddings=True),
         **shared,
     )
-    images = LlavaOnevisionImageProcessorPil(size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=grid)
-    processor = LlavaOnevisionProcessor(
-        images,
-        tokenizer,
-        video_slot.VideoSlot(),
-        num_image_tokens=(SIDE // 8) ** 2,
-        chat_template=LLAVA_TEMPLATE,
-        **shared,
-    )
+    images = dict(size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=grid)
+    processor = processors.processor("llava_onevision", tokenizer, images, num_image_tokens=(SIDE // 8) ** 2, **shared)
     return _save(folder, LlavaOnevisionForConditionalGeneration, config, processor, seed)
 
 
@@ -184,23 +132,18 @@ def picture(width: int = 64, height: int = 48, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.clip(blocks + rng.integers(-20, 20, blocks.shape), 0, 255).astype(np.uint8))
 
 
-def _image_settings(splitting: bool) -> dict:
+def _smolvlm_processor(model_type: str, tokenizer, splitting: bool):
     longest = 2 * SIDE if splitting else SIDE
-    return dict(size={"longest_edge": longest}, max_image_size={"longest_edge": SIDE}, do_image_splitting=splitting)
+    images = dict(size={"longest_edge": longest}, max_image_size={"longest_edge": SIDE}, do_image_splitting=splitting)
+    settings = dict(image_seq_len=IMAGE_SEQ_LEN, chat_template=CHAT_TEMPLATE)
+    return processors.processor(model_type, tokenizer, images, **settings)
 
 
-def _qwen(folder: Path, seed: int, model_class, config: Callable, processor_class, template: str) -> Path:
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
-    from masters_edge.families import video_slot
-
-    video_slot.fill()
-    tokenizer = _qwen_tokenizer(image_token="<|image_pad|>", video_token="<|video_pad|>")
+def _qwen(folder: Path, seed: int, model_class, config: Callable, model_type: str) -> Path:
+    tokenizer = _qwen_tokenizer(**processors.NAMED_TOKENS[model_type])
     pixels = 16 * 16  # of one token: 2 x 2 patches of 8 x 8
-    images = Qwen2VLImageProcessorPil(
-        patch_size=8, merge_size=2, size={"shortest_edge": 4 * pixels, "longest_edge": 24 * pixels}
-    )
-    processor = processor_class(images, tokenizer, video_slot.VideoSlot(), chat_template=template)
+    images = dict(patch_size=8, merge_size=2, size={"shortest_edge": 4 * pixels, "longest_edge": 24 * pixels})
+    processor = processors.processor(model_type, tokenizer, images)
     return _save(folder, model_class, config(tokenizer), processor, seed, ends=["<|im_end|>", "<|endoftext|>"])
 
 
@@ -255,20 +198,7 @@ def _tokenizer(**extra):
 
 
 def _trained(special: list[str], **settings):
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=352,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(TEXTS * 10, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<|endoftext|>", padding_side="left", **settings)
+    return processors.tokenizer(TEXTS * 10, 352, special, pad_token="<|endoftext|>", padding_side="left", **settings)
 
 
 def _config(tokenizer) -> dict:

@@ -15,7 +15,7 @@ import torch
 
 from masters_edge.common.errors import UserError
 from masters_edge.common.files import read_json, whole_folder, write_json
-from masters_edge.preview import processors
+from masters_edge.preview import stand_ins
 from masters_edge.preview.architecture import Architecture
 
 MARK = "preview.json"  # which architecture lies in the folder
@@ -59,7 +59,7 @@ def _made_before(folder: Path, found: Architecture) -> bool:
 def _processor(found: Architecture, config: Any) -> Any:
     """The architecture's own, or one that stands in, to which the config's token ids are changed."""
     if found.processor is None:
-        return processors.stand_in(config)
+        return stand_ins.stand_in(config)
     from masters_edge import families
 
     processor = families.load_processor(found.processor)

@@ -27,15 +27,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFilter
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
-from transformers import PreTrainedTokenizerFast, SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMProcessor
-from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMProcessor
 
 from masters_edge.common.quiet import hush_transformers
 from masters_edge.data import easy_vqa
 from masters_edge.data.records import open_image
-from masters_edge.families import video_slot
+from masters_edge.families import processors
 
 SHAPES = ("circle", "rectangle", "triangle")
 COLOURS = {
@@ -68,37 +66,21 @@ def make_processor() -> SmolVLMProcessor:
     """A byte-level BPE tokenizer of easy-VQA's words, and SmolVLM's own image processor at 64 pixels."""
     special = ["<|endoftext|>", "<|im_start|>", "<end_of_utterance>"]
     special += ["<image>", "<fake_token_around_image>", "<global-img>"]
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
     texts = [f"User:{q.text} Assistant: {q.answer}" for q in easy_vqa.read("train")]
     texts += [f"{CAPTION} Assistant: {colour} {shape}" for colour in COLOURS for shape in SHAPES] * 100
-    bpe.train_from_iterator(
+    tokenizer = processors.tokenizer(
         texts,
-        trainers.BpeTrainer(
-            vocab_size=448,
-            special_tokens=special,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
+        448,
+        special,
         bos_token="<|im_start|>",
         eos_token="<end_of_utterance>",
         pad_token="<|endoftext|>",
         padding_side="left",
-        extra_special_tokens={
-            "image_token": "<image>",
-            "fake_image_token": "<fake_token_around_image>",
-            "global_image_token": "<global-img>",
-            "end_of_utterance_token": "<end_of_utterance>",
-        },
+        extra_special_tokens=processors.NAMED_TOKENS["smolvlm"],
     )
-    images = SmolVLMImageProcessorPil(
-        size={"longest_edge": IMAGE_SIDE}, max_image_size={"longest_edge": IMAGE_SIDE}, do_image_splitting=False
-    )
-    return SmolVLMProcessor(images, tokenizer, video_slot.VideoSlot(), image_seq_len=16, chat_template=CHAT_TEMPLATE)
+    side = {"longest_edge": IMAGE_SIDE}
+    images = dict(size=side, max_image_size=side, do_image_splitting=False)
+    return processors.processor("smolvlm", tokenizer, images, image_seq_len=16, chat_template=CHAT_TEMPLATE)
 
 
 def make_model(size: str, processor: SmolVLMProcessor) -> SmolVLMForConditionalGeneration:
@@ -372,7 +354,6 @@ def main() -> None:
     torch.manual_seed(0)
     random.seed(0)
     hush_transformers()
-    video_slot.fill()
     if options.which == "student":
         make_student(options.out, options.steps or 1000, options.vision_steps or 600, options.learning_rate or 2e-3)
     else:

@@ -10,50 +10,29 @@ from masters_edge.common.quiet import hush, hush_transformers
 
 hush()
 
-TEMPLATE = (
-    "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}:"
-    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% else %}<image>{% endif %}"
-    "{% endfor %}<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
-)
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<end_of_utterance>", "<fake_token_around_image>", "<image>", "<global-img>"]
 
 
 def build(folder: Path, seed: int = 0) -> Path:
     """Save model and processor into `folder` (1.0 GB in float32)."""
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast, SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMProcessor
-    from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+    from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 
-    from masters_edge.families import video_slot
+    from masters_edge.families import processors
 
     hush()
     hush_transformers()
-    video_slot.fill()
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
-    )
-    bpe.train_from_iterator(["what is in this image? is there a triangle? yes, no, red, blue"] * 10, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
+    tokenizer = processors.tokenizer(
+        ["what is in this image? is there a triangle? yes, no, red, blue"] * 10,
+        400,
+        SPECIAL,
         bos_token="<|im_start|>",
         eos_token="<end_of_utterance>",
         pad_token="<|im_end|>",
-        extra_special_tokens={
-            "image_token": "<image>",
-            "fake_image_token": "<fake_token_around_image>",
-            "global_image_token": "<global-img>",
-            "end_of_utterance_token": "<end_of_utterance>",
-        },
+        extra_special_tokens=processors.NAMED_TOKENS["smolvlm"],
     )
-    images = SmolVLMImageProcessorPil(
-        size={"longest_edge": 512}, max_image_size={"longest_edge": 512}, do_image_splitting=False
-    )
-    processor = SmolVLMProcessor(images, tokenizer, video_slot.VideoSlot(), image_seq_len=64, chat_template=TEMPLATE)
+    images = dict(size={"longest_edge": 512}, max_image_size={"longest_edge": 512}, do_image_splitting=False)
+    processor = processors.processor("smolvlm", tokenizer, images, image_seq_len=64)
     ids = dict(pad_token_id=1, bos_token_id=0, eos_token_id=2)
     config = SmolVLMConfig(
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),

@@ -37,12 +37,11 @@ class Made:
 
 def windows(folder: Path, seed: int = 0) -> Path:
     """A Qwen2.5-VL with windows of 112 pixels, the only ones llama.cpp knows."""
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     vision = dict(window_size=112, fullatt_block_indexes=[1])
     config = functools.partial(tiny._qwen_config, Qwen2_5_VLConfig, vision, dict(mrope_section=[2, 3, 3]), tied=False)
-    model = Qwen2_5_VLForConditionalGeneration
-    return tiny._qwen(folder, seed, model, config, Qwen2_5_VLProcessor, tiny.QWEN2_5_TEMPLATE)
+    return tiny._qwen(folder, seed, Qwen2_5_VLForConditionalGeneration, config, "qwen2_5_vl")
 
 
 def tiled(folder: Path, width: int = 144) -> Path:

@@ -18,7 +18,7 @@ from masters_edge.benchmarks.results import Measurement
 from masters_edge.common.errors import UserError
 from masters_edge.export.student import load
 from masters_edge.plan.published import PARAMETERS_B
-from masters_edge.preview import architecture, command, cost, exporting, processors, screen, weights
+from masters_edge.preview import architecture, command, cost, exporting, screen, stand_ins, weights
 from tests import tiny
 from tests.export import bundles
 
@@ -84,7 +84,7 @@ def test_shipped_names_have_the_published_size() -> None:
         found = architecture.find(name)
         assert found.name == name and found.parameters / 1e9 == pytest.approx(PARAMETERS_B[hub], rel=0.005)
     small = architecture.find("smolvlm-256m")
-    processor = processors.stand_in(small.shape.config)
+    processor = stand_ins.stand_in(small.shape.config)
     ids = processor.tokenizer(PROMPTS["long"])["input_ids"]
     assert len(ids) == pytest.approx(len(PROMPTS["long"].split()), rel=0.15)  # a word is a token
     content = [{"type": "image"}, {"type": "text", "text": "what?"}]
