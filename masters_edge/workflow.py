@@ -41,11 +41,13 @@ def demo() -> Run:
     missing = [name for extra in ("distill", "onnx", "bench") for name in EXTRAS[extra][1] if find_spec(name) is None]
     if missing:
         raise UserError(f"the demo needs {', '.join(missing)}; install with: pip install 'masters-edge[all]'")
+    from masters_edge.benchmarks import Settings
+    from masters_edge.benchmarks.suites import SuiteChoice
     from masters_edge.distill import distill
 
     run = distill(recipe)
     export(student=None, targets=None, schemes=None, out=None, run=run.folder)
-    bench(bundles=None, run=run.folder, devices=["local"], questions=None, threads=None, fresh=False)
+    bench(bundles=None, run=run.folder, devices=["local"], suite=SuiteChoice(), settings=Settings())
     return run
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 
@@ -47,21 +47,22 @@ def test_every_example_does_what_it_shows(said: io.StringIO) -> None:
 
 
 def test_a_run_is_taken_for_all_that_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[dict[str, Any]] = []
-    monkeypatch.setattr(workflow, "export", lambda **options: given.append(options))
-    monkeypatch.setattr(workflow, "bench", lambda **options: given.append(options))
+    export, bench = create_autospec(workflow.export), create_autospec(workflow.bench)
+    monkeypatch.setattr(workflow, "export", export)
+    monkeypatch.setattr(workflow, "bench", bench)
     monkeypatch.setattr(results, "read", lambda path: path)
     (tmp_path / "run.json").write_text("{}")
     run = Run(tmp_path)
     for one in (run, tmp_path, str(tmp_path)):
         masters_edge.export_bundles(one)
-        assert (given[-1]["run"], given[-1]["student"]) == (tmp_path, None)
+        assert (export.call_args.kwargs["run"], export.call_args.kwargs["student"]) == (tmp_path, None)
         masters_edge.measure_bundles(one)
-        assert (given[-1]["run"], given[-1]["bundles"]) == (tmp_path, [])
+        assert (bench.call_args.kwargs["run"], bench.call_args.kwargs["bundles"]) == (tmp_path, [])
     masters_edge.export_bundles(run.student)
-    assert (given[-1]["run"], given[-1]["student"]) == (None, run.student)
-    masters_edge.measure_bundles([run.student])
-    assert (given[-1]["run"], given[-1]["bundles"]) == (None, [run.student])
+    assert (export.call_args.kwargs["run"], export.call_args.kwargs["student"]) == (None, run.student)
+    masters_edge.measure_bundles([run.student], questions=3)
+    assert (bench.call_args.kwargs["run"], bench.call_args.kwargs["bundles"]) == (None, [run.student])
+    assert bench.call_args.kwargs["settings"].questions == 3
     with pytest.raises(UserError, match="no bundle was given"):
         masters_edge.measure_bundles([])
 

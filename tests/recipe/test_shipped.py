@@ -4,12 +4,14 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from unittest.mock import Mock, create_autospec
 
 import pytest
 from typer.testing import CliRunner
 
 from masters_edge import cli, distill, workflow
+from masters_edge.benchmarks import Settings
+from masters_edge.benchmarks.suites import SuiteChoice
 from masters_edge.common import extras
 from masters_edge.common.errors import UserError
 from masters_edge.recipe import checkpoint, load, shipped
@@ -69,18 +71,21 @@ def test_what_does_not_come_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_demo_is_its_recipe_from_training_to_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the order of `make demo`, and on its own run whatever else was trained here."""
-    done: list[tuple[str, Any]] = []
-    run = Run(Path("runs/demo"))
-    monkeypatch.setattr(distill, "distill", lambda path: (done.append(("distill", path)), run)[1])
-    monkeypatch.setattr(workflow, "export", lambda **given: done.append(("export", given)))
-    monkeypatch.setattr(workflow, "bench", lambda **given: done.append(("bench", given)))
+    run, done = Run(Path("runs/demo")), Mock()
+    for owner, name in ((distill, "distill"), (workflow, "export"), (workflow, "bench")):
+        stand_in = create_autospec(getattr(owner, name), return_value=run)  # refuses arguments that the real one hasn't
+        monkeypatch.setattr(owner, name, stand_in)
+        done.attach_mock(stand_in, name)
     assert workflow.demo() == run
     makefile = (ROOT / "Makefile").read_text().partition("\ndemo:")[2].partition("\n\n")[0]
-    assert [name for name, _ in done] == re.findall(r"masters-edge (\w+)", makefile) == ["distill", "export", "bench"]
-    assert done[0][1].samefile(ROOT / "recipes/demo.yaml")
-    for _, given in done[1:]:
-        assert given.pop("run") == run.folder
-        assert given.pop("devices", ["local"]) == ["local"] and not any(given.values())  # the recipe's own
+    steps = re.findall(r"masters-edge (\w+)", makefile)
+    assert [name for name, _, _ in done.mock_calls] == steps == ["distill", "export", "bench"]
+    trained, exported, measured = done.mock_calls
+    assert trained.args[0].samefile(ROOT / "recipes/demo.yaml")
+    nothing = dict.fromkeys(("student", "targets", "schemes", "out"))  # all of it is the recipe's
+    assert exported.kwargs == {**nothing, "run": run.folder}
+    asked = {"suite": SuiteChoice(), "settings": Settings()}
+    assert measured.kwargs == {"bundles": None, "run": run.folder, "devices": ["local"], **asked}
 
 
 def test_the_demo_says_what_it_will_need_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
