@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from masters_edge.common.errors import UserError
-from masters_edge.quantization.by_part import PARTS, Plan
+from masters_edge.quantization.by_part import PARTS, QuantizationPlan
 from masters_edge.quantization.schemes import Scheme
 
 _SETTINGS = 32 << 20  # bytes
@@ -26,7 +26,7 @@ _SCALE = 4  # bytes
 _ELSEWHERE = "elsewhere"  # weights under names that no part has, as in checkpoints saved long ago
 
 
-def check(out: Path, student: Path, plan: Plan, prefixes: Mapping[str, str]) -> None:
+def check(out: Path, student: Path, plan: QuantizationPlan, prefixes: Mapping[str, str]) -> None:
     """Raise UserError where the disk of `out` has less room than exporting `student` by `plan` takes.
 
     `prefixes`: what the parameter names of each part start with, as a family's `WEIGHTS` has it.
@@ -43,7 +43,7 @@ def check(out: Path, student: Path, plan: Plan, prefixes: Mapping[str, str]) -> 
         )
 
 
-def needed(weights: Mapping[str, int], plan: Plan) -> int:
+def needed(weights: Mapping[str, int], plan: QuantizationPlan) -> int:
     """Bytes on the disk at most, for so many weights in each part; those elsewhere count at the widest scheme."""
     each = {part: bytes_per_weight(scheme) for part, scheme in plan.parts.items()}
     each[_ELSEWHERE] = max(each.values())

@@ -17,14 +17,14 @@ from masters_edge.export import card, disk_space
 from masters_edge.export import targets as targets_package
 from masters_edge.export.student import LoadedStudent, load, read_config
 from masters_edge.quantization import by_part as plans
-from masters_edge.quantization.by_part import Plan
+from masters_edge.quantization.by_part import QuantizationPlan
 from masters_edge.run.origin import Origin, of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from masters_edge.export.quantize.weights import Weights
-    from masters_edge.export.targets import Job
+    from masters_edge.export.targets import Lowering
 
 Say = Callable[[str, float], None]
 
@@ -43,7 +43,7 @@ def export_student(
     student: Path,
     *,
     target: str,
-    scheme: str | Plan,
+    scheme: str | QuantizationPlan,
     out: Path,
     samples: "list[tuple[Image, str]]",
     method: str = "rtn",
@@ -61,7 +61,7 @@ def export_student(
     student, out = Path(student), Path(out)
     say = on_progress or (lambda stage, share: None)
     registry.check(target, "target", targets())
-    plan = scheme if isinstance(scheme, Plan) else plans.plan(scheme)
+    plan = scheme if isinstance(scheme, QuantizationPlan) else plans.plan(scheme)
     read_config(student)
     if not samples:
         raise UserError("the export needs at least one sample (image, question) to prove parity with; none was given")
@@ -69,17 +69,17 @@ def export_student(
     fingerprint = bundle.fingerprint(student)
     origin = origin or of(student, None)
     say("loading the student", 0.0)
-    lowering = _lowering(target)
-    _fits(target, lowering, plan)
+    module = _lowering(target)
+    _fits(target, module, plan)
     from masters_edge.export import graphs
     from masters_edge.export.gate import integers
     from masters_edge.export.quantize import quantize
-    from masters_edge.export.targets import Job
+    from masters_edge.export.targets import Lowering
 
     family = graphs.family(read_config(student)["model_type"])
     disk_space.check(out, student, plan, family.WEIGHTS)
     loaded = load(student)
-    refusal = getattr(lowering, "unsupported", lambda _: None)(loaded)
+    refusal = getattr(module, "unsupported", lambda _: None)(loaded)
     if refusal:
         raise UserError(f"{refusal}; nothing was written")
 
@@ -89,14 +89,14 @@ def export_student(
         weights = _through_disk(weights, folder)
         say("exporting", 0.1)
         parts = family.parts(loaded)
-        job = Job(
+        lowering = Lowering(
             loaded, weights, parts, folder, lambda done: say("exporting", 0.1 + 0.5 * min(1.0, done / len(parts)))
         )
-        files = lowering.write(job)
+        files = module.write(lowering)
         gc.collect()  # exported programs refer to themselves, and weigh as much as the student
-        parity = _prove(lowering, family, job, files, target, samples, say)
+        parity = _prove(module, family, lowering, files, target, samples, say)
         say("checking integers", 0.96)
-        integers.check(lowering.integers(folder, files), weights.tensors)
+        integers.check(module.integers(folder, files), weights.tensors)
         say("writing the manifest", 0.98)
         manifest = bundle.Manifest(
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -116,10 +116,10 @@ def export_student(
                 notes=weights.notes,
             ),
             parity=parity,
-            versions=_versions(lowering.VERSIONS, bool(weights.tensors)),
-            notes=list(getattr(lowering, "NOTES", ())),
+            versions=_versions(module.VERSIONS, bool(weights.tensors)),
+            notes=list(getattr(module, "NOTES", ())),
         )
-        card.write(folder, manifest, origin, getattr(lowering, "RUNTIMES", {}).get(manifest.model_type, ()))
+        card.write(folder, manifest, origin, getattr(module, "RUNTIMES", {}).get(manifest.model_type, ()))
         refuse_pickles(folder, (path.relative_to(folder).as_posix() for path in folder.rglob("*")))
         manifest = bundle.write(folder, manifest)
     say("done", 1.0)
@@ -127,9 +127,9 @@ def export_student(
 
 
 def _prove(
-    lowering: ModuleType,
+    module: ModuleType,
     family: ModuleType,
-    job: "Job",
+    lowering: "Lowering",
     files: dict[str, str],
     target: str,
     samples: "list[tuple[Image, str]]",
@@ -144,16 +144,18 @@ def _prove(
             return None
 
         def measure(student: LoadedStudent, folder: Path) -> float:
-            short = replace(job, student=student, parts=family.parts(student), folder=folder, on_part=lambda _: None)
-            runner = _runner(folder, lowering.write(short), target, lowering, exact=True)
+            short = replace(
+                lowering, student=student, parts=family.parts(student), folder=folder, on_part=lambda _: None
+            )
+            runner = _runner(folder, module.write(short), target, module, exact=True)
             return parity.errors(family.Reference(student, *samples[0], 1), runner)[part]
 
         say(f"looking for the layer that makes {part} wrong", 0.9)
-        return bisect.first_wrong(job.student, family.LAYERS[part], measure, parity.TOLERANCE)
+        return bisect.first_wrong(lowering.student, family.LAYERS[part], measure, parity.TOLERANCE)
 
-    runner = _runner(job.folder, files, target, lowering, exact=True)
+    runner = _runner(lowering.folder, files, target, module, exact=True)
     samples = [(parity.as_read(runner, image, question), question) for image, question in samples]
-    references = (family.Reference(job.student, image, text, parity.MAX_NEW_TOKENS) for image, text in samples)
+    references = (family.Reference(lowering.student, image, text, parity.MAX_NEW_TOKENS) for image, text in samples)
     step = 0.3 / len(samples)
     found = parity.exact(
         references, samples, runner, lambda done: say("checking parity", 0.6 + step * done), wrong_layer
@@ -162,9 +164,9 @@ def _prove(
     _close(runner)
     del runner, references
     gc.collect()
-    if lowering.ship(job, files) or getattr(lowering, "SHIPS_FASTER", False):
+    if module.ship(lowering, files) or getattr(module, "SHIPS_FASTER", False):
         say("checking what ships", 0.9)
-        runner = _runner(job.folder, files, target, lowering, exact=False)
+        runner = _runner(lowering.folder, files, target, module, exact=False)
         shipped = parity.equal_answers(found.answers, samples, runner)
         _close(runner)
     return bundle.Parity(
@@ -195,11 +197,11 @@ def _lowering(target: str) -> ModuleType:
         ) from None
 
 
-def _fits(target: str, lowering: ModuleType, plan: Plan) -> None:
+def _fits(target: str, module: ModuleType, plan: QuantizationPlan) -> None:
     for part, scheme in plan.parts.items():
-        if scheme.name not in lowering.SCHEMES:
+        if scheme.name not in module.SCHEMES:
             raise UserError(
-                f"{target} can't hold {scheme.name} weights (asked for {part}); use: {', '.join(lowering.SCHEMES)}"
+                f"{target} can't hold {scheme.name} weights (asked for {part}); use: {', '.join(module.SCHEMES)}"
             )
 
 
@@ -214,13 +216,13 @@ def _through_disk(weights: "Weights", folder: Path) -> "Weights":
     return read
 
 
-def _runner(folder: Path, files: dict[str, str], target: str, lowering: ModuleType, exact: bool) -> Any:
+def _runner(folder: Path, files: dict[str, str], target: str, module: ModuleType, exact: bool) -> Any:
     """The exported student in the torch-free runtime, or in the target's own stand-in for one that can't run here."""
     from masters_edge.runtime import Student
     from masters_edge.runtime.student import free_threads
 
-    own = getattr(lowering, "open_backend", None)
-    backend = own(folder, files, free_threads(), exact) if own else lowering.BACKEND
+    own = getattr(module, "open_backend", None)
+    backend = own(folder, files, free_threads(), exact) if own else module.BACKEND
     return Student(folder, files, target, backend=backend, exact=exact)
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from masters_edge.bundle import manifest as bundles
 from masters_edge.common import versions
 from masters_edge.common.errors import UserError
-from masters_edge.quantization.by_part import Plan
+from masters_edge.quantization.by_part import QuantizationPlan
 
 
-def up_to_date(place: Path, student: Path, target: str, plan: Plan, method: str) -> bool:
+def up_to_date(place: Path, student: Path, target: str, plan: QuantizationPlan, method: str) -> bool:
     """Whether the bundle is whole, of this student, so quantized, and made by the libraries that are installed now."""
     if not place.exists() or not student.exists():
         return False

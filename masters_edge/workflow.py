@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from masters_edge.benchmarks.measure import Settings
     from masters_edge.benchmarks.progress import OnProgress
     from masters_edge.benchmarks.suites import Suite, SuiteChoice
-    from masters_edge.quantization.by_part import Plan
+    from masters_edge.quantization.by_part import QuantizationPlan
     from masters_edge.recipe.schema import Mixed
 
 
@@ -118,7 +118,7 @@ def export(
     return made
 
 
-def _plan(entry: "str | Mixed", parts: Mapping[str, str], tied: str | None) -> "Plan":
+def _plan(entry: "str | Mixed", parts: Mapping[str, str], tied: str | None) -> "QuantizationPlan":
     """What to quantize how, from a name or a recipe's entry, and what the command line says over it."""
     from masters_edge.quantization import by_part
 

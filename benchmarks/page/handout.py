@@ -61,7 +61,8 @@ class Handout:
             latency_count=asked["latency_count"],
             cold_starts=asked["cold_starts"],
             cases=tuple(
-                messages.Case(**case | {"image": self._url(self.folder / case["image"])}) for case in asked["cases"]
+                messages.CaseToMeasure(**case | {"image": self._url(self.folder / case["image"])})
+                for case in asked["cases"]
             ),
             sustain_s=asked["sustain_s"],
             questions=len(self.questions),

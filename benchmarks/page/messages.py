@@ -236,7 +236,7 @@ class Bundle(_Sent):
     files: tuple[BundleFile, ...]
 
 
-class Case(_Sent):
+class CaseToMeasure(_Sent):
     """One picture size and prompt length; `image` is a URL."""
 
     name: str
@@ -276,7 +276,7 @@ class Job(_Sent):
     warm_up: int
     latency_count: int
     cold_starts: int
-    cases: tuple[Case, ...]
+    cases: tuple[CaseToMeasure, ...]
     sustain_s: float
     questions: int
     compared: int

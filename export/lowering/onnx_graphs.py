@@ -23,7 +23,7 @@ from masters_edge.export.lowering import onnx_fused
 from masters_edge.export.quantize.record import QuantizedTensor
 from masters_edge.export.quantize.weights import Weights
 from masters_edge.export.settings import write_settings
-from masters_edge.export.targets import Job
+from masters_edge.export.targets import Lowering
 from masters_edge.quantization.schemes import Scheme
 
 STEMS = {"vision_encoder": "vision_encoder", "embed_tokens": "embed_tokens", "decoder": "decoder_model_merged"}
@@ -35,28 +35,28 @@ _HALF = ".float16"  # ends the name of a weight that is stored as float16
 Product = Callable[["Editor", ir.Value, QuantizedTensor], ir.Value]
 
 
-def write(job: Job, opset: int, product: Product, fuse: bool = False) -> dict[str, str]:
+def write(lowering: Lowering, opset: int, product: Product, fuse: bool = False) -> dict[str, str]:
     """One ONNX file per part under `onnx/`, and the settings around them. Returns part -> file.
 
     `fuse`: the decoder in ONNX Runtime's own operators (`onnx_fused.py`).
     """
-    dtype, suffix = dtype_of(job.weights.plan.parts["decoder"])
-    (job.folder / "onnx").mkdir()
+    dtype, suffix = dtype_of(lowering.weights.plan.parts["decoder"])
+    (lowering.folder / "onnx").mkdir()
     graphs, external = {}, []
-    for index, part in enumerate(job.parts):
-        model = lower(part, job.weights, opset, product, fuse and part.name == "decoder")
+    for index, part in enumerate(lowering.parts):
+        model = lower(part, lowering.weights, opset, product, fuse and part.name == "decoder")
         stem = STEMS[part.name]
         graphs[part.name] = f"onnx/{stem}{suffix}.onnx"
         size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
-        path = job.folder / graphs[part.name]
+        path = lowering.folder / graphs[part.name]
         if size > EXTERNAL_FROM:
             external.append(stem)
             ir.save(model, path, external_data=f"{path.name}_data", size_threshold_bytes=1024)
         else:
             ir.save(model, path)
-        job.on_part(index + 1)
-    write_settings(job.student, job.folder)
-    transformers_js.write(job.student, job.folder, dtype, external)
+        lowering.on_part(index + 1)
+    write_settings(lowering.student, lowering.folder)
+    transformers_js.write(lowering.student, lowering.folder, dtype, external)
     return graphs
 
 

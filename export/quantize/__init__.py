@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from masters_edge.export.quantize.weights import Weights
     from masters_edge.export.student import LoadedStudent
-    from masters_edge.quantization.by_part import Plan
+    from masters_edge.quantization.by_part import QuantizationPlan
 
 
 def quantize(
-    student: "LoadedStudent", plan: "Plan", method: str = "rtn", samples: Sequence[Any] | None = None
+    student: "LoadedStudent", plan: "QuantizationPlan", method: str = "rtn", samples: Sequence[Any] | None = None
 ) -> "Weights":
     """See `weights.quantize`."""
     from masters_edge.export.quantize import weights

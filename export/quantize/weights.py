@@ -18,7 +18,7 @@ from masters_edge.export import graphs
 from masters_edge.export.quantize import methods, record
 from masters_edge.export.quantize.record import QuantizedTensor
 from masters_edge.export.student import LoadedStudent
-from masters_edge.quantization.by_part import PARTS, Plan
+from masters_edge.quantization.by_part import PARTS, QuantizationPlan
 from masters_edge.quantization.schemes import SCHEMES, Scheme
 
 Layer = nn.Linear | nn.Embedding  # what can have integers: both keep a weight [out, in]
@@ -34,7 +34,7 @@ class Weights:
     has two. `parts`, `kept_float32` and `notes` are words for the manifest.
     """
 
-    plan: Plan
+    plan: QuantizationPlan
     tensors: dict[str, QuantizedTensor]
     float16: frozenset[str]
     activations: dict[str, int | None]
@@ -45,7 +45,9 @@ class Weights:
     notes: list[str] = field(default_factory=list)
 
 
-def quantize(student: LoadedStudent, plan: Plan, method: str = "rtn", samples: Sequence[Any] | None = None) -> Weights:
+def quantize(
+    student: LoadedStudent, plan: QuantizationPlan, method: str = "rtn", samples: Sequence[Any] | None = None
+) -> Weights:
     """Quantize the student in place, part by part as `plan` says, with integers chosen by `method`.
 
     Linear layers of every part become integers, and the token embedding where its scheme has some. A float16 part
@@ -127,7 +129,9 @@ def load(path: Path) -> Weights:
     tensors, metadata = record.read(path)
     try:
         about = json.loads(metadata["weights"])
-        plan = Plan(about["name"], {part: SCHEMES[name] for part, name in about["schemes"].items()}, about["plan_tied"])
+        plan = QuantizationPlan(
+            about["name"], {part: SCHEMES[name] for part, name in about["schemes"].items()}, about["plan_tied"]
+        )
         return Weights(
             plan=plan,
             tensors={tensor.name: tensor for tensor in tensors},
@@ -139,7 +143,9 @@ def load(path: Path) -> Weights:
         raise UserError(f"{path} can't be read ({error}); quantize the student again") from None
 
 
-def _untie(student: LoadedStudent, plan: Plan, layers: dict[str, dict[str, Layer]]) -> tuple[str, list[str]]:
+def _untie(
+    student: LoadedStudent, plan: QuantizationPlan, layers: dict[str, dict[str, Layer]]
+) -> tuple[str, list[str]]:
     """Part a tied head from the embedding where the plan gives them different numbers. Returns the state, and notes."""
     embeddings = {id(layer.weight): layer for layer in layers["embeddings"].values()}
     tied = {name: layer for name, layer in layers["head"].items() if id(layer.weight) in embeddings}
@@ -177,7 +183,7 @@ def _put_back(fit: Mapping[str, tuple[Layer, Scheme]], tensors: Mapping[str, Qua
             done.add(id(layer.weight))
 
 
-def _halve(student: LoadedStudent, plan: Plan) -> frozenset[str]:
+def _halve(student: LoadedStudent, plan: QuantizationPlan) -> frozenset[str]:
     """Round the matrices and tables of float16 parts; returns their names."""
     prefixes = graphs.family(student.model_type).WEIGHTS
     halved = set()
@@ -192,7 +198,7 @@ def _halve(student: LoadedStudent, plan: Plan) -> frozenset[str]:
     return frozenset(halved)
 
 
-def _words(plan: Plan, layers: dict[str, dict[str, Layer]], fit: Mapping[str, Any]) -> dict[str, str]:
+def _words(plan: QuantizationPlan, layers: dict[str, dict[str, Layer]], fit: Mapping[str, Any]) -> dict[str, str]:
     """Each part's scheme in words; float32 where none of its layers could have integers."""
     words = {}
     for part, scheme in plan.parts.items():

@@ -3,9 +3,9 @@
 A target's module has
 - `BACKEND`: the runtime backend that proves it here, and `VERSIONS`: libraries to note in the manifest;
 - `SCHEMES`: names of the quantization schemes it can lower;
-- `write(job) -> dict`: lower every part at exact arithmetic, write graphs and settings; returns each part's file;
-- `ship(job, graphs) -> bool`: switch the files to the settings the bundle ships with; False where those are the exact
-  ones (what a runtime chooses when it loads a file, its backend does by `exact`);
+- `write(lowering) -> dict`: lower every part at exact arithmetic, write graphs and settings; returns each part's file;
+- `ship(lowering, graphs) -> bool`: switch the files to the settings the bundle ships with; False where those are
+  the exact ones (what a runtime chooses when it loads a file, its backend does by `exact`);
 - `integers(folder, graphs)`: read the finished files again: each quantized parameter's name, its integers int8
   [out, in] and its scales float32 [out, groups], which must be torchao's bit for bit,
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Job:
+class Lowering:
     """One export: the student with its quantized weights' meaning in place, its parts, and the folder to fill.
 
     `on_part` hears how many parts are written.

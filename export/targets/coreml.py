@@ -17,7 +17,7 @@ from masters_edge.export.mil.backend import open_backend
 from masters_edge.export.mil.convert import read_integers, write_part
 from masters_edge.export.settings import write_settings
 from masters_edge.export.static_graphs import unsupported
-from masters_edge.export.targets import Job
+from masters_edge.export.targets import Lowering
 
 __all__ = ["open_backend", "unsupported"]
 
@@ -30,24 +30,24 @@ NOTES = (
 )
 
 
-def write(job: Job) -> dict[str, str]:
+def write(lowering: Lowering) -> dict[str, str]:
     """One package for each part, and the settings around them. Returns part -> package.
 
     Where compute is float16, what has no integers is float16 in the package, biases and norms too: the student takes on
     the same numbers, so that PyTorch is asked about what ships.
     """
-    if _half(job):
-        _round(job)
+    if _half(lowering):
+        _round(lowering)
     found = {}
-    for index, part in enumerate(static_graphs.parts(job.student, torch.int32)):
+    for index, part in enumerate(static_graphs.parts(lowering.student, torch.int32)):
         found[part.name] = f"{part.name}.mlpackage"
-        write_part(part, job.weights.tensors, _half(job), job.folder / found[part.name])
-        job.on_part(index + 1)
-    write_settings(job.student, job.folder)
+        write_part(part, lowering.weights.tensors, _half(lowering), lowering.folder / found[part.name])
+        lowering.on_part(index + 1)
+    write_settings(lowering.student, lowering.folder)
     return found
 
 
-def ship(job: Job, graphs: dict[str, str]) -> bool:
+def ship(lowering: Lowering, graphs: dict[str, str]) -> bool:
     """The files stay as they are; a device rounds to float16 what the gate kept in float32: all, or the KV cache."""
     return True
 
@@ -58,10 +58,10 @@ def integers(folder: Path, graphs: Mapping[str, str]) -> Iterator[tuple[str, np.
         yield from read_integers(folder / package)
 
 
-def _round(job: Job) -> None:
+def _round(lowering: Lowering) -> None:
     """Round the student's parameters to float16, but those with integers; raises UserError where one is too large."""
-    parameters = dict(job.student.model.named_parameters(remove_duplicate=False))
-    quantized = {id(parameters[name]) for name in job.weights.tensors if name in parameters}
+    parameters = dict(lowering.student.model.named_parameters(remove_duplicate=False))
+    quantized = {id(parameters[name]) for name in lowering.weights.tensors if name in parameters}
     for name, parameter in parameters.items():
         if id(parameter) not in quantized:
             parameter.data = parameter.detach().half().float()
@@ -69,8 +69,8 @@ def _round(job: Job) -> None:
                 raise UserError(
                     f"{name} holds numbers that float16 doesn't, and Core ML computes in it; use --quant fp32"
                 )
-    job.weights.notes.append("all that has no integers is float16 in the packages, norms and biases too")
+    lowering.weights.notes.append("all that has no integers is float16 in the packages, norms and biases too")
 
 
-def _half(job: Job) -> bool:
-    return any(scheme.name != "fp32" for scheme in job.weights.plan.parts.values())
+def _half(lowering: Lowering) -> bool:
+    return any(scheme.name != "fp32" for scheme in lowering.weights.plan.parts.values())

@@ -21,7 +21,7 @@ from masters_edge.export.settings import write_json, write_settings
 from masters_edge.export.static_graphs import unsupported, xnnpack
 from masters_edge.export.static_graphs.parts import StaticPart
 from masters_edge.export.static_graphs.weights import Layer
-from masters_edge.export.targets import Job
+from masters_edge.export.targets import Lowering
 
 __all__ = ["unsupported"]
 
@@ -32,33 +32,33 @@ SCHEMES = ("fp32", "int8-a8", "int4-a8")
 WEIGHTS = "weights.json"
 
 
-def write(job: Job) -> dict[str, str]:
+def write(lowering: Lowering) -> dict[str, str]:
     """One file for each part, weights in float32, and the settings around them. Returns part -> file.
 
     XNNPACK keeps the scales of int4 groups as bfloat16: records and student take on the rounded ones first, so that
     PyTorch is asked about what ships.
     """
-    _round_scales(job)
+    _round_scales(lowering)
     found = {}
-    for index, part in enumerate(_parts(job)):
+    for index, part in enumerate(_parts(lowering)):
         found[part.name] = f"{part.name}.pte"
-        _write_part(part, {}, xnnpack.exact_layer, job.folder / found[part.name])
-        job.on_part(index + 1)
-    write_settings(job.student, job.folder)
+        _write_part(part, {}, xnnpack.exact_layer, lowering.folder / found[part.name])
+        lowering.on_part(index + 1)
+    write_settings(lowering.student, lowering.folder)
     return found
 
 
-def ship(job: Job, graphs: dict[str, str]) -> bool:
+def ship(lowering: Lowering, graphs: dict[str, str]) -> bool:
     """Write the parts that have integers again, with them; False where none has."""
-    records = job.weights.tensors
+    records = lowering.weights.tensors
     places: dict[str, Any] = {}
-    for part in _parts(job):
+    for part in _parts(lowering):
         mine = part.records(records)
         if mine:
-            _write_part(part, records, xnnpack.layer, job.folder / graphs[part.name])
+            _write_part(part, records, xnnpack.layer, lowering.folder / graphs[part.name])
             places |= {record.name: {"graph": part.name, **_segments(record)} for record in mine.values()}
     if places:
-        write_json(job.folder / WEIGHTS, places)
+        write_json(lowering.folder / WEIGHTS, places)
     return bool(places)
 
 
@@ -91,25 +91,25 @@ def _floats(data: bytes, dtype: str, rows: int) -> np.ndarray:
     return np.frombuffer(data, np.float32).reshape(rows, -1)
 
 
-def _round_scales(job: Job) -> None:
+def _round_scales(lowering: Lowering) -> None:
     """Round the scales of groups to bfloat16, and give the student's weights the meaning that they have then."""
-    parameters = dict(job.student.model.named_parameters(remove_duplicate=False))
+    parameters = dict(lowering.student.model.named_parameters(remove_duplicate=False))
     changed = False
-    for name, record in job.weights.tensors.items():
+    for name, record in lowering.weights.tensors.items():
         rounded = torch.from_numpy(record.scales).bfloat16().half().numpy()
         if _grouped(record) and not np.array_equal(rounded, record.scales):
-            job.weights.tensors[name] = replace(record, scales=rounded)
+            lowering.weights.tensors[name] = replace(record, scales=rounded)
             if name in parameters:
-                parameters[name].data = torch.from_numpy(job.weights.tensors[name].dequantize())
+                parameters[name].data = torch.from_numpy(lowering.weights.tensors[name].dequantize())
             changed = True
     if changed:
-        job.weights.notes.append(
+        lowering.weights.notes.append(
             "the scales of int4 groups are bfloat16, as XNNPACK keeps them; the integers are the same"
         )
 
 
-def _parts(job: Job) -> list[StaticPart]:
-    return static_graphs.parts(job.student, torch.int64)
+def _parts(lowering: Lowering) -> list[StaticPart]:
+    return static_graphs.parts(lowering.student, torch.int64)
 
 
 def _write_part(part: StaticPart, records: Mapping[str, QuantizedTensor], layer: Layer, path: Path) -> None:

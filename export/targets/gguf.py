@@ -15,7 +15,7 @@ from masters_edge.common.errors import UserError
 from masters_edge.export.gguf_files import blocks, files, text, tokenizer, vision
 from masters_edge.export.settings import write_json, write_settings
 from masters_edge.export.student import LoadedStudent
-from masters_edge.export.targets import Job
+from masters_edge.export.targets import Lowering
 
 BACKEND = "llamacpp"
 VERSIONS = ("gguf", "xllamacpp")
@@ -25,31 +25,31 @@ RUNTIMES = dict.fromkeys(("smolvlm", "idefics3", "qwen2_5_vl", "qwen3_vl", "inte
 MODEL, VISION = "model.gguf", "mmproj.gguf"
 
 
-def write(job: Job) -> dict[str, str]:
+def write(lowering: Lowering) -> dict[str, str]:
     """Both files at exact arithmetic, and the settings around them."""
     graphs = {"vision_encoder": VISION, "embed_tokens": MODEL, "decoder": MODEL}
-    write_settings(job.student, job.folder)
-    _, pictures = vision.content(job.student)
-    job.weights.notes.extend(vision.notes(job.student))
-    image_token = int(job.student.model.config.image_token_id)
-    write_json(job.folder / "llamacpp.json", {**asdict(pictures), "image_token_id": image_token})
-    _write(job, exact=True)
-    _check_tokenizer(job, graphs)
-    job.on_part(len(job.parts))
+    write_settings(lowering.student, lowering.folder)
+    _, pictures = vision.content(lowering.student)
+    lowering.weights.notes.extend(vision.notes(lowering.student))
+    image_token = int(lowering.student.model.config.image_token_id)
+    write_json(lowering.folder / "llamacpp.json", {**asdict(pictures), "image_token_id": image_token})
+    _write(lowering, exact=True)
+    _check_tokenizer(lowering, graphs)
+    lowering.on_part(len(lowering.parts))
     return graphs
 
 
-def ship(job: Job, graphs: dict[str, str]) -> bool:
+def ship(lowering: Lowering, graphs: dict[str, str]) -> bool:
     """The files with the integers; False where every part is float32."""
-    if not job.weights.tensors and not job.weights.float16:
+    if not lowering.weights.tensors and not lowering.weights.float16:
         return False
-    job.weights.notes.extend(
+    lowering.weights.notes.extend(
         f"{record.name} is int8, but float32 in the GGUF file, as its {record.integers.shape[1]} input features are no "
         f"multiple of {blocks.BLOCK}; its numbers are the integers' all the same"
-        for record in job.weights.tensors.values()
+        for record in lowering.weights.tensors.values()
         if not blocks.fits(record)
     )
-    _write(job, exact=False)
+    _write(lowering, exact=False)
     return True
 
 
@@ -64,22 +64,22 @@ def integers(folder: Path, graphs: dict[str, str]) -> Iterator[tuple[str, np.nda
         yield from files.read_integers(folder / file)
 
 
-def _write(job: Job, exact: bool) -> None:
-    parameters = job.student.model.named_parameters(remove_duplicate=False)
+def _write(lowering: Lowering, exact: bool) -> None:
+    parameters = lowering.student.model.named_parameters(remove_duplicate=False)
     values = {name: parameter.detach().float().numpy() for name, parameter in parameters}
-    encoder, _ = vision.content(job.student)
-    model = text.content(job.student, tokenizer.keys(job.student))
+    encoder, _ = vision.content(lowering.student)
+    model = text.content(lowering.student, tokenizer.keys(lowering.student))
     for name, content in ((VISION, encoder), (MODEL, model)):
-        files.write(job.folder / name, content, values, job.weights, exact)
+        files.write(lowering.folder / name, content, values, lowering.weights, exact)
 
 
-def _check_tokenizer(job: Job, graphs: dict[str, str]) -> None:
+def _check_tokenizer(lowering: Lowering, graphs: dict[str, str]) -> None:
     """Raise UserError unless llama.cpp makes the tokenizer's own ids of a few hard texts and of every special token."""
     from masters_edge.runtime.backends.llamacpp import open_backend
 
-    ours = job.student.processor.tokenizer
-    backend = open_backend(job.folder, graphs, 1, True)
-    unnamed = set(tokenizer.not_ends(job.student))
+    ours = lowering.student.processor.tokenizer
+    backend = open_backend(lowering.folder, graphs, 1, True)
+    unnamed = set(tokenizer.not_ends(lowering.student))
     special = "".join(text for text, token in ours.get_added_vocab().items() if token not in unnamed)
     try:
         for probe in [*tokenizer.PROBES, special]:

@@ -16,7 +16,7 @@ from masters_edge.export.genai import ortgenai
 from masters_edge.export.lowering import onnx_graphs
 from masters_edge.export.lowering.onnx_graphs import Editor
 from masters_edge.export.quantize.record import QuantizedTensor
-from masters_edge.export.targets import Job
+from masters_edge.export.targets import Lowering
 from masters_edge.quantization.schemes import SCHEMES as ALL_SCHEMES
 
 BACKEND = "onnxruntime"
@@ -36,27 +36,27 @@ EXACT, FAST = 1, 4
 _LARGEST_BLOCK, _USUAL_BLOCK = 128, 32
 
 
-def write(job: Job) -> dict[str, str]:
+def write(lowering: Lowering) -> dict[str, str]:
     """One ONNX file per part under `onnx/`, the settings around them, and what else a known runtime asks for.
 
     Returns part -> file.
     """
-    graphs = onnx_graphs.write(job, OPSET, _product, fuse=True)
-    if job.student.model_type in ortgenai.MODEL_TYPES:
-        ortgenai.write(job.student, job.folder, graphs)
+    graphs = onnx_graphs.write(lowering, OPSET, _product, fuse=True)
+    if lowering.student.model_type in ortgenai.MODEL_TYPES:
+        ortgenai.write(lowering.student, lowering.folder, graphs)
     return graphs
 
 
-def ship(job: Job, graphs: dict[str, str]) -> bool:
+def ship(lowering: Lowering, graphs: dict[str, str]) -> bool:
     """Let MatMulNBits use its fast kernels; weights are not touched. False where no graph has one."""
     changed = False
     for name in graphs.values():
-        model = onnx.load(job.folder / name, load_external_data=False)
+        model = onnx.load(lowering.folder / name, load_external_data=False)
         levels = [a for node in model.graph.node for a in node.attribute if a.name == "accuracy_level"]
         for level in levels:
             level.i = FAST
         if levels:
-            onnx.save(model, job.folder / name)
+            onnx.save(model, lowering.folder / name)
             changed = True
     return changed
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from masters_edge.export.lowering import onnx_graphs
 from masters_edge.export.lowering.onnx_graphs import Editor
 from masters_edge.export.quantize.record import QuantizedTensor
-from masters_edge.export.targets import Job
+from masters_edge.export.targets import Lowering
 from masters_edge.quantization.schemes import SCHEMES as ALL_SCHEMES
 
 BACKEND = "onnxruntime"
@@ -25,12 +25,12 @@ OPSET = 21
 SHIPS_FASTER = True
 
 
-def write(job: Job) -> dict[str, str]:
+def write(lowering: Lowering) -> dict[str, str]:
     """One ONNX file per part under `onnx/`, and the settings around them. Returns part -> file."""
-    return onnx_graphs.write(job, OPSET, _product)
+    return onnx_graphs.write(lowering, OPSET, _product)
 
 
-def ship(job: Job, graphs: dict[str, str]) -> bool:
+def ship(lowering: Lowering, graphs: dict[str, str]) -> bool:
     """The files stay as they are; the runtime chooses its kernels when it loads them."""
     return False
 

@@ -16,7 +16,7 @@ from masters_edge.export.genai import openvino_genai
 from masters_edge.export.graphs import Part
 from masters_edge.export.lowering.openvino_graphs import convert, decode, lower, make_stateful
 from masters_edge.export.settings import write_settings
-from masters_edge.export.targets import Job
+from masters_edge.export.targets import Lowering
 
 openvino = import_openvino()
 tokenizers = import_openvino("openvino_tokenizers")
@@ -39,27 +39,27 @@ SCHEME_OF = {"vision_encoder": "vision", "decoder": "decoder"}
 ACTIVATION_GROUP = "32"
 
 
-def write(job: Job) -> dict[str, str]:
+def write(lowering: Lowering) -> dict[str, str]:
     """One `.xml` with its `.bin` per part, the tokenizers, and the settings around them. Returns part -> file.
 
     Where openvino-genai cuts the vision into more graphs, these are parts of their own.
     """
     graphs = {}
-    for part, file in openvino_genai.split(job.student, job.parts):
-        openvino.save_model(_model(part, job), job.folder / file, compress_to_fp16=False)
+    for part, file in openvino_genai.split(lowering.student, lowering.parts):
+        openvino.save_model(_model(part, lowering), lowering.folder / file, compress_to_fp16=False)
         graphs[part.name] = file
-        job.on_part(len(graphs))
+        lowering.on_part(len(graphs))
     for kind, model in zip(
         ("tokenizer", "detokenizer"),
-        tokenizers.convert_tokenizer(job.student.processor.tokenizer, with_detokenizer=True),
+        tokenizers.convert_tokenizer(lowering.student.processor.tokenizer, with_detokenizer=True),
     ):
-        openvino.save_model(model, job.folder / f"openvino_{kind}.xml")
-    write_settings(job.student, job.folder)
-    openvino_genai.adapt_settings(job.student, job.folder)
+        openvino.save_model(model, lowering.folder / f"openvino_{kind}.xml")
+    write_settings(lowering.student, lowering.folder)
+    openvino_genai.adapt_settings(lowering.student, lowering.folder)
     return graphs
 
 
-def ship(job: Job, graphs: dict[str, str]) -> bool:
+def ship(lowering: Lowering, graphs: dict[str, str]) -> bool:
     """The files are what ships: what is fast about it are the settings they are compiled with."""
     return False
 
@@ -71,12 +71,12 @@ def integers(folder: Path, graphs: dict[str, str]) -> Iterator[tuple[str, np.nda
         yield from decode(core.read_model(folder / name))
 
 
-def _model(part: Part, job: Job) -> Any:
+def _model(part: Part, lowering: Lowering) -> Any:
     """The part as an OpenVINO model, ready to be saved."""
     model, names = convert(part)
-    lower(model, {name: part.student_name(inside) for name, inside in names.items()}, job.weights)
+    lower(model, {name: part.student_name(inside) for name, inside in names.items()}, lowering.weights)
     if part.name == "decoder":
         make_stateful(model)
-    if job.weights.activations.get(SCHEME_OF.get(part.name, "")) is not None:
+    if lowering.weights.activations.get(SCHEME_OF.get(part.name, "")) is not None:
         model.set_rt_info(ACTIVATION_GROUP, ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
     return model

@@ -1,4 +1,4 @@
-"""The command itself: from the command line to arms, jobs, workers, and the files that say what was found."""
+"""The command itself: from the command line to arms, experiments, workers, and the files that say what was found."""
 
 import shlex
 import time
@@ -9,9 +9,9 @@ from typing import Any
 
 from masters_edge import recipe as recipes
 from masters_edge.ablate import arms as known
-from masters_edge.ablate import jobs as planning
+from masters_edge.ablate import experiments
 from masters_edge.ablate.arms import Choices
-from masters_edge.ablate.jobs import Entry, Job
+from masters_edge.ablate.experiments import Entry, Experiment
 from masters_edge.common.display import say
 from masters_edge.common.errors import UserError
 from masters_edge.common.files import write_json, write_text
@@ -49,36 +49,36 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What follows from it."""
+class Ablation:
+    """What a command line comes to: the experiments, and what they share."""
 
     recipe: Recipe
     overrides: tuple[str, ...]  # of every arm
     seeds: tuple[int, ...]
     entries: list[Entry]
-    jobs: list[Job]
+    experiments: list[Experiment]
     damaged: Path | None
 
 
 def ablate(asked: Asked, *, dry_run: bool = False) -> dict[str, str]:
-    """Run the ablation, or go on with it; returns the failures, sentences by job.
+    """Run the ablation, or go on with it; returns the failures, sentences by experiment.
 
     Raises:
         UserError: a recipe, group or checkpoint that isn't there, or an --out of another ablation.
     """
-    plan = _plan(asked)
+    ablation = _ablation(asked)
     if dry_run:
-        _show(plan)
+        _show(ablation)
         return {}
     from masters_edge.ablate import running
 
     asked.out.mkdir(parents=True, exist_ok=True)
     with runs.lock(asked.out):
-        if plan.damaged is not None:
-            _damage(plan, asked)
-        report = _Report(plan, asked)
+        if ablation.damaged is not None:
+            _damage(ablation, asked)
+        report = _Report(ablation, asked)
         outcomes = running.run(
-            plan.jobs,
+            ablation.experiments,
             asked.out,
             asked.recipe,
             workers=asked.jobs,
@@ -89,7 +89,7 @@ def ablate(asked: Asked, *, dry_run: bool = False) -> dict[str, str]:
     return outcomes.failed
 
 
-def _plan(asked: Asked) -> Plan:
+def _ablation(asked: Asked) -> Ablation:
     for name in asked.groups:
         if name not in known.GROUPS:
             raise UserError(f"--group {name}: there is no such group of arms; known: {', '.join(known.GROUPS)}")
@@ -119,18 +119,18 @@ def _plan(asked: Asked) -> Plan:
     )
     if asked.strong is None:  # the student of an arm, which stands in a folder of its own
         arm = next(arm for arm in known.arms(recipe, choices, ["components"]) if arm.name == known.MULTI)
-        slug = planning.entries(asked.recipe, overrides, [arm])[0].slug
+        slug = experiments.entries(asked.recipe, overrides, [arm])[0].slug
         if slug is not None:
             choices = replace(choices, strong=str(out / "arms" / f"{slug}-{seeds[0]}" / "student"))
-    every = planning.entries(asked.recipe, overrides, known.arms(recipe, choices))
+    every = experiments.entries(asked.recipe, overrides, known.arms(recipe, choices))
     entries = [entry for entry in every if not asked.groups or entry.arm.group in asked.groups]
-    found = planning.jobs(overrides, every, entries, seeds, out)
-    students = {str(job.folder(out) / "student"): job.name for job in found}
+    found = experiments.planned(overrides, every, entries, seeds, out)
+    students = {str(one.folder(out) / "student"): one.name for one in found}
     models = [
         replace(model, needs=students.get(str(model.source)))
         for model in _models(recipe, overrides, choices, entries, seeds)
     ]
-    return Plan(recipe, overrides, seeds, entries, [*models, *found], damaged)
+    return Ablation(recipe, overrides, seeds, entries, [*models, *found], damaged)
 
 
 def _models(
@@ -139,13 +139,13 @@ def _models(
     choices: Choices,
     entries: Sequence[Entry],
     seeds: Sequence[int],
-) -> list[Job]:
+) -> list[Experiment]:
     """Checkpoints to measure as they stand: once, or for each seed where the seed chooses the questions."""
     groups = {entry.arm.group for entry in entries}
     sources = {known.UNTOUCHED: ("untouched student", recipe.student)}
     for number, teacher in enumerate(recipe.teachers):
         name = "teacher" if len(recipe.teachers) == 1 else f"teacher {number + 1}"
-        sources[planning.slug_of(name)] = (name, teacher)
+        sources[experiments.slug_of(name)] = (name, teacher)
     if "chain" in groups:
         for number, teacher in enumerate(choices.chain):
             sources[f"smaller-teacher-{number + 1}"] = (f"smaller teacher {number + 1}", teacher)
@@ -156,7 +156,7 @@ def _models(
             sources["strong-student"] = ("strong student", choices.strong)
     asked = seeds[:1] if recipe.data.test is not None else seeds
     return [
-        planning.measurement(slug, title, source, recipe, overrides, seed)
+        experiments.measurement(slug, title, source, recipe, overrides, seed)
         for slug, (title, source) in sources.items()
         for seed in asked
     ]
@@ -172,45 +172,45 @@ def _checkpoint(name: str, option: str) -> str:
     return name
 
 
-def _damage(plan: Plan, asked: Asked) -> None:
+def _damage(ablation: Ablation, asked: Asked) -> None:
     """The last teacher, masked for good: one that is often wrong."""
-    assert plan.damaged is not None and asked.damage is not None
-    if (plan.damaged / "config.json").exists():
+    assert ablation.damaged is not None and asked.damage is not None
+    if (ablation.damaged / "config.json").exists():
         return
     from masters_edge.teacher.masked_checkpoint import mask_checkpoint
 
-    teacher = recipes.checkpoint(plan.recipe.teachers[-1], asked.recipe)
-    mask_checkpoint(teacher, plan.damaged, asked.damage)
+    teacher = recipes.checkpoint(ablation.recipe.teachers[-1], asked.recipe)
+    mask_checkpoint(teacher, ablation.damaged, asked.damage)
 
 
-def _show(plan: Plan) -> None:
-    for group in dict.fromkeys(entry.arm.group for entry in plan.entries):
+def _show(ablation: Ablation) -> None:
+    for group in dict.fromkeys(entry.arm.group for entry in ablation.entries):
         say(f"{group}: {known.TITLES[group]}")
-        for entry in (e for e in plan.entries if e.arm.group == group):
+        for entry in (e for e in ablation.entries if e.arm.group == group):
             what = entry.refused or (
                 f"{entry.steps:,} steps of {entry.sequences} sequences" if entry.arm.trains else "measured as it is"
             )
             say(f"  {entry.arm.title}: {'refused: ' if entry.refused else ''}{what}")
-    trained = [job for job in plan.jobs if job.source is None]
-    arms = len({job.slug for job in trained})
-    sets = len({job.makes for job in trained} - {""})
+    trained = [one for one in ablation.experiments if one.source is None]
+    arms = len({one.slug for one in trained})
+    sets = len({one.makes for one in trained} - {""})
     say(
-        f"{len(plan.entries)} arms, {arms} of them different; with {len(plan.seeds)} seeds {len(trained)} trainings, "
-        f"which share {sets} sets of responses"
+        f"{len(ablation.entries)} arms, {arms} of them different; with {len(ablation.seeds)} seeds "
+        f"{len(trained)} trainings, which share {sets} sets of responses"
     )
 
 
 class _Report:
     """Writes ablation.json, ablation.md and ablation.png as results come in."""
 
-    def __init__(self, plan: Plan, asked: Asked) -> None:
+    def __init__(self, ablation: Ablation, asked: Asked) -> None:
         from masters_edge.benchmarks import machine
 
-        self.plan, self.asked, self.drawn = plan, asked, time.monotonic()
+        self.ablation, self.asked, self.drawn = ablation, asked, time.monotonic()
         device = machine.describe()
         device.pop("name")
         self.facts: dict[str, Any] = {
-            "recipe_sha256": planning.digest_of(plan.recipe),
+            "recipe_sha256": experiments.digest_of(ablation.recipe),
             "versions": runs.versions(),
             "machine": device,
             "jobs": asked.jobs,
@@ -227,9 +227,16 @@ class _Report:
         from masters_edge.ablate import plot, table
         from masters_edge.ablate.summary import summarize
 
-        plan, asked = self.plan, self.asked
+        ablation, asked = self.ablation, self.asked
         found = summarize(
-            asked.recipe, plan.recipe, asked.line, plan.entries, plan.jobs, plan.seeds, outcomes, self.facts
+            asked.recipe,
+            ablation.recipe,
+            asked.line,
+            ablation.entries,
+            ablation.experiments,
+            ablation.seeds,
+            outcomes,
+            self.facts,
         )
         write_json(asked.out / "ablation.json", found)
         write_text(asked.out / "ablation.md", table.render(found))

@@ -1,6 +1,6 @@
-"""One job, in a worker: train its recipe, ask the finished student the test questions, write what came out.
+"""One experiment, in a worker: train its recipe, ask the finished student the test questions, write what came out.
 
-`test.json` in the job's folder is written last and whole; a job that has one is done.
+`test.json` in the experiment's folder is written last and whole; an experiment that has one is done.
 """
 
 import functools
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from masters_edge import data
-from masters_edge.ablate.jobs import Job
+from masters_edge.ablate.experiments import Experiment
 from masters_edge.common import memo
 from masters_edge.common.display import progress, say
 from masters_edge.common.errors import UserError
@@ -30,40 +30,40 @@ _LABELLED = 600  # labelled training questions that a checkpoint is asked at mos
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A job and all that a worker must know to do it."""
+    """An experiment and all that a worker must know to do it."""
 
-    job: Job
+    experiment: Experiment
     recipe_path: Path
     folder: Path
     questions: int | None  # test questions; None for all
     threads: int | None  # None: what the run takes by itself
 
 
-def result(job: Job, out: Path, questions: int | None) -> dict[str, Any] | None:
-    """What a finished job found; None where it isn't finished, or was asked another number of questions.
+def result(experiment: Experiment, out: Path, questions: int | None) -> dict[str, Any] | None:
+    """What a finished experiment found; None where it isn't finished, or was asked another number of questions.
 
     Raises:
         UserError: it is the result of another recipe, or can't be read.
     """
-    path = job.folder(out) / RESULT
+    path = experiment.folder(out) / RESULT
     try:
         found = read_json(path)
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}); remove {path.parent} to train it again") from None
-    if found.get("schema_version") != SCHEMA_VERSION or found.get("digest") != job.digest:
+    if found.get("schema_version") != SCHEMA_VERSION or found.get("digest") != experiment.digest:
         raise UserError(
-            f"{path} is the result of another recipe than this ablation's arm {job.title!r}; give a new --out, or "
-            f"remove {path.parent} to train it again"
+            f"{path} is the result of another recipe than this ablation's arm {experiment.title!r}; give a new "
+            f"--out, or remove {path.parent} to train it again"
         )
     return found if found["questions"] == questions and "fingerprints" in found else None
 
 
-def stale(found: dict[str, Any], job: Job, recipe_path: Path) -> str | None:
-    """The checkpoint that has changed since the job was done with it; None where all are as they were."""
-    recipe = load(recipe_path, job.overrides)
-    names = [recipe.student, *recipe.teachers] if job.source is None else [job.source]
+def stale(found: dict[str, Any], experiment: Experiment, recipe_path: Path) -> str | None:
+    """The checkpoint that has changed since the experiment was done with it; None where all are as they were."""
+    recipe = load(recipe_path, experiment.overrides)
+    names = [recipe.student, *recipe.teachers] if experiment.source is None else [experiment.source]
     prints = found["fingerprints"]
     for name, known in zip(names, [prints["student"], *prints["teachers"]], strict=True):
         if _print_of(checkpoint(name, recipe_path)) != known:
@@ -79,28 +79,28 @@ def _print_of(source: str) -> str:
 
 
 def perform(task: Task) -> dict[str, Any]:
-    """Do the job, as far as it isn't done; returns its result.
+    """Do the experiment, as far as it isn't done; returns its result.
 
     Raises:
         UserError: the recipe can't be trained here, or there is nothing to measure on.
     """
-    job = task.job
+    experiment = task.experiment
     memo.begin()
-    if job.source is not None:
+    if experiment.source is not None:
         return _measure_checkpoint(task)
     from masters_edge.distill import distill
 
     started = time.monotonic()
-    overrides = [*job.overrides, f"run_dir={json.dumps(str(task.folder))}", *_same_threads(task.folder)]
+    overrides = [*experiment.overrides, f"run_dir={json.dumps(str(task.folder))}", *_same_threads(task.folder)]
     run = distill(task.recipe_path, overrides)
     recipe, info, ended = run.recipe(), run.info(), read_json(run.folder / "finished.json")
     seconds = round(time.monotonic() - started, 1)
     _use_threads(info["threads"])
     found = {
         "schema_version": SCHEMA_VERSION,
-        "digest": job.digest,
-        "title": job.title,
-        "seed": job.seed,
+        "digest": experiment.digest,
+        "title": experiment.title,
+        "seed": experiment.seed,
         "questions": task.questions,
         "steps": ended["steps"],
         "training_seconds": ended["training_seconds"],
@@ -120,15 +120,15 @@ def _measure_checkpoint(task: Task) -> dict[str, Any]:
     """The accuracy of a checkpoint as it stands: on the test questions, and on labelled training questions."""
     from masters_edge.data.questions import read_questions
 
-    job, recipe = task.job, load(task.recipe_path, task.job.overrides)
-    assert job.source is not None
-    source = checkpoint(job.source, task.recipe_path)
+    experiment, recipe = task.experiment, load(task.recipe_path, task.experiment.overrides)
+    assert experiment.source is not None
+    source = checkpoint(experiment.source, task.recipe_path)
     _use_threads(task.threads)
     found: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        "digest": job.digest,
-        "title": job.title,
-        "seed": job.seed,
+        "digest": experiment.digest,
+        "title": experiment.title,
+        "seed": experiment.seed,
         "questions": task.questions,
         "fingerprints": {"student": _print_of(source), "teachers": []},
         "test": _test(source, recipe, task),

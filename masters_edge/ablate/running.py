@@ -1,4 +1,4 @@
-"""Run an ablation's jobs: what is done is reused, what fails is kept apart, who shares responses waits for them."""
+"""Run an ablation's experiments: what is done is reused, what fails is kept apart, who shares responses waits."""
 
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from masters_edge.ablate.evaluate import Task, perform, result, stale
-from masters_edge.ablate.jobs import Job
+from masters_edge.ablate.experiments import Experiment
 from masters_edge.ablate.workers import Workers
 from masters_edge.common import cpu
 from masters_edge.common.display import errors, progress, say
@@ -16,14 +16,14 @@ from masters_edge.common.errors import UserError
 
 @dataclass
 class Outcomes:
-    """What is known so far: results and failures by the job's name."""
+    """What is known so far: results and failures by the experiment's name."""
 
     found: dict[str, dict[str, Any]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
 
 def run(
-    jobs: Sequence[Job],
+    experiments: Sequence[Experiment],
     out: Path,
     recipe_path: Path,
     *,
@@ -31,26 +31,26 @@ def run(
     questions: int | None,
     on_change: Callable[[Outcomes], None],
 ) -> Outcomes:
-    """Do the jobs that aren't done; `on_change` hears of every one that ends. A failed job leaves the others alone.
+    """Do what isn't done; `on_change` hears of every experiment that ends. A failed one leaves the others alone.
 
     Raises:
         UserError: a folder in `out` holds the result of another recipe.
     """
     outcomes = Outcomes()
-    waiting: list[Job] = []
-    for job in jobs:
-        known = result(job, out, questions)
+    waiting: list[Experiment] = []
+    for experiment in experiments:
+        known = result(experiment, out, questions)
         if known is None:
-            waiting.append(job)
-        elif changed := stale(known, job, recipe_path):
+            waiting.append(experiment)
+        elif changed := stale(known, experiment, recipe_path):
             raise UserError(
-                f"{job.folder(out)} was made with another {changed} than the one there is now; give a new --out, or "
-                f"remove {job.folder(out)} to make it again"
+                f"{experiment.folder(out)} was made with another {changed} than the one there is now; give a "
+                f"new --out, or remove {experiment.folder(out)} to make it again"
             )
         else:
-            outcomes.found[job.name] = known
+            outcomes.found[experiment.name] = known
     if outcomes.found:
-        say(f"{len(outcomes.found)} of {len(jobs)} trainings and measurements are done already: reused")
+        say(f"{len(outcomes.found)} of {len(experiments)} trainings and measurements are done already: reused")
     on_change(outcomes)
     if not waiting:
         return outcomes
@@ -58,7 +58,7 @@ def run(
     count, total = min(workers, len(waiting)), len(waiting)
     _say_cores(count)
     clock = _Clock(total, count)
-    made = {job.makes for job in jobs if job.name in outcomes.found}
+    made = {one.makes for one in experiments if one.name in outcomes.found}
     with (
         Workers[Task](count, perform, lambda task: task.folder.with_suffix(".log"), threads) as pool,
         progress("ablation", total) as bar,
@@ -67,42 +67,42 @@ def run(
             while pool.free and (chosen := choose(waiting, _makers(pool.running) - made, outcomes.found)):
                 waiting.remove(chosen)
                 pool.start(Task(chosen, recipe_path, chosen.folder(out).resolve(), questions, threads))
-            for job in _orphans(waiting, outcomes):
-                waiting.remove(job)
-                outcomes.failed[job.name] = f"it starts from the student of {job.needs}, which failed"
+            for experiment in _orphans(waiting, outcomes):
+                waiting.remove(experiment)
+                outcomes.failed[experiment.name] = f"it starts from the student of {experiment.needs}, which failed"
             if not pool.running:
                 continue
-            bar(note=f"{clock.left()}: {', '.join(task.job.name[:14] for task in pool.running)}")
+            bar(note=f"{clock.left()}: {', '.join(task.experiment.name[:14] for task in pool.running)}")
             for done in pool.wait(timeout=30):
-                job = done.task.job
+                experiment = done.task.experiment
                 clock.ended()
                 bar(advance=1)
                 if done.failure is None:
-                    outcomes.found[job.name] = done.result
-                    made.add(job.makes)
+                    outcomes.found[experiment.name] = done.result
+                    made.add(experiment.makes)
                     accuracy = done.result["test"]["accuracy"]
-                    say(f"{job.title}, seed {job.seed}: {accuracy:.1f} ({clock.now()})")
+                    say(f"{experiment.title}, seed {experiment.seed}: {accuracy:.1f} ({clock.now()})")
                 else:
-                    outcomes.failed[job.name] = done.failure
-                    errors.print(f"{job.title}, seed {job.seed} failed: {done.failure}", markup=False)
+                    outcomes.failed[experiment.name] = done.failure
+                    errors.print(f"{experiment.title}, seed {experiment.seed} failed: {done.failure}", markup=False)
                 on_change(outcomes)
     return outcomes
 
 
-def choose(waiting: Sequence[Job], made_now: Collection[str], found: Collection[str]) -> Job | None:
-    """The next job: the first whose student to start from is there, and whose responses nobody makes just now; where
-    there is no such, one that helps to make them."""
-    ready = [job for job in waiting if job.needs is None or job.needs in found]
-    free = [job for job in ready if job.makes not in made_now]
+def choose(waiting: Sequence[Experiment], made_now: Collection[str], found: Collection[str]) -> Experiment | None:
+    """The next experiment: the first whose student to start from is there, and whose responses nobody makes just now;
+    where there is no such, one that helps to make them."""
+    ready = [one for one in waiting if one.needs is None or one.needs in found]
+    free = [one for one in ready if one.makes not in made_now]
     return next(iter(free or ready), None)
 
 
 def _makers(running: Sequence[Task]) -> set[str]:
-    return {task.job.makes for task in running if task.job.makes}
+    return {task.experiment.makes for task in running if task.experiment.makes}
 
 
-def _orphans(waiting: Sequence[Job], outcomes: Outcomes) -> list[Job]:
-    return [job for job in waiting if job.needs in outcomes.failed]
+def _orphans(waiting: Sequence[Experiment], outcomes: Outcomes) -> list[Experiment]:
+    return [one for one in waiting if one.needs in outcomes.failed]
 
 
 class _Clock:

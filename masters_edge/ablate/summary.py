@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from masters_edge.ablate.arms import TITLES
-from masters_edge.ablate.jobs import Entry, Job
+from masters_edge.ablate.experiments import Entry, Experiment
 from masters_edge.ablate.running import Outcomes
 from masters_edge.ablate.statistics import Estimate, estimate, paired
 from masters_edge.common.errors import UserError
@@ -21,7 +21,7 @@ def summarize(
     recipe: Recipe,
     command: str,
     entries: Sequence[Entry],
-    jobs: Sequence[Job],
+    experiments: Sequence[Experiment],
     seeds: Sequence[int],
     outcomes: Outcomes,
     facts: Mapping[str, Any],
@@ -46,7 +46,9 @@ def summarize(
         "seeds": list(seeds),
         "test": _test(outcomes, per_seed=not once),
         "labels": recipe.data.labels,
-        "models": [_model(job, outcomes) for job in jobs if job.source is not None and job.name in outcomes.found],
+        "models": [
+            _model(one, outcomes) for one in experiments if one.source is not None and one.name in outcomes.found
+        ],
         "groups": groups,
     }
 
@@ -127,11 +129,11 @@ def _test(outcomes: Outcomes, per_seed: bool) -> dict[str, Any] | None:
     )
 
 
-def _model(job: Job, outcomes: Outcomes) -> dict[str, Any]:
-    found = outcomes.found[job.name]
+def _model(experiment: Experiment, outcomes: Outcomes) -> dict[str, Any]:
+    found = outcomes.found[experiment.name]
     return {
-        "name": job.title,
-        "seed": job.seed,
+        "name": experiment.title,
+        "seed": experiment.seed,
         "accuracy": found["test"]["accuracy"],
         "labelled": found.get("labelled"),
     }

@@ -32,7 +32,7 @@ _COLUMNS = ("question_id", "text", "label", "label_source", "metric")
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class ScoredTwice:
     """A response, as the rule scored it and as the judge did. A partial score (anls, vqa_accuracy) counts as 1 from 0.5
     on, since the judge knows 0 and 1 alone."""
 
@@ -108,7 +108,7 @@ def report(
         verdicts = scorer.score([_for_the_judge(item) for item in asked], lambda count: bar(advance=count))
         seconds = time.monotonic() - started
     cases = [
-        Case(item, metrics.best_score(item.metric, item.response, item.accepted), verdict)
+        ScoredTwice(item, metrics.best_score(item.metric, item.response, item.accepted), verdict)
         for item, verdict in zip(asked, verdicts)
     ]
     found = summary(cases, reward.judge.model, reward.judge.url, recipe.seed, seconds)  # type: ignore[union-attr]
@@ -196,7 +196,7 @@ def _item(line: str, place: str, rule: str | None) -> Item:
     return Item(str(row.get("id", row["question"])), row["question"], row["response"], accepted, metric)
 
 
-def summary(cases: Sequence[Case], model: str, url: str | None, seed: int, seconds: float) -> dict[str, Any]:
+def summary(cases: Sequence[ScoredTwice], model: str, url: str | None, seed: int, seconds: float) -> dict[str, Any]:
     """What the report says, as JSON."""
     scored = [case for case in cases if case.judge_says is not None]
     agreement = Agreement.of([case.rule_says for case in scored], [bool(case.judge_says) for case in scored])

@@ -23,7 +23,7 @@ PRESETS = {
 
 
 @dataclass(frozen=True)
-class Plan:
+class QuantizationPlan:
     """`name` can be a folder's; `parts` has a scheme for each of `PARTS`.
 
     `tied` matters where the student's token embedding and head are one weight: "shared" keeps them one tensor (both
@@ -40,7 +40,7 @@ def names() -> list[str]:
     return [*SCHEMES, *PRESETS]
 
 
-def plan(name: str, parts: Mapping[str, str] | None = None, tied: str | None = None) -> Plan:
+def plan(name: str, parts: Mapping[str, str] | None = None, tied: str | None = None) -> QuantizationPlan:
     """The plan that starts from a scheme or preset, with other schemes for some parts.
 
     Without `tied`, embedding and head are shared where they have the same scheme. "shared" gives the embedding the
@@ -68,7 +68,7 @@ def plan(name: str, parts: Mapping[str, str] | None = None, tied: str | None = N
     words = [f"{part}-{chosen_for[part]}" for part in PARTS if chosen_for[part] != start[part]]
     if tied is not None and tied != usual:
         words.append(tied)
-    return Plan("-".join([name, *words]), {part: scheme(chosen_for[part]) for part in PARTS}, tied or usual)
+    return QuantizationPlan("-".join([name, *words]), {part: scheme(chosen_for[part]) for part in PARTS}, tied or usual)
 
 
 def _start(name: str) -> dict[str, str]:

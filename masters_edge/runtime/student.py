@@ -22,7 +22,7 @@ from PIL import Image
 from masters_edge.common import cpu
 from masters_edge.common.errors import UserError
 from masters_edge.runtime import images
-from masters_edge.runtime.backends import Backend, Question, WholeBackend
+from masters_edge.runtime.backends import Backend, WholeBackend, WholeQuestion
 from masters_edge.runtime.families import OWN_MODEL_TYPE, Seen, open_family, read_json
 from masters_edge.runtime.opening import open_backend
 from masters_edge.runtime.prompt import Prompt
@@ -187,19 +187,19 @@ class Student:
             total_ms=1000 * (course.ended - started),
         )
 
-    def ask(self, image: Image.Image | Path | str | Picture, question: str) -> Question:
+    def ask(self, image: Image.Image | Path | str | Picture, question: str) -> WholeQuestion:
         """The picture preprocessed and the prompt tokenized."""
         seen = image.seen if isinstance(image, Picture) else self.family.look(images.open_image(image))
         placeholder, image_text = self.family.placeholder, self.family.image_text(seen)
         ids = self.prompt.ids(question, placeholder, image_text)
-        return Question(seen, self.prompt.text(question), placeholder, image_text, ids)
+        return WholeQuestion(seen, self.prompt.text(question), placeholder, image_text, ids)
 
     @property
     def _whole_backend(self) -> bool:
         return hasattr(self.backend, "answer")
 
     def _by_parts(
-        self, asked: Question, picture: Picture | None, limit: int, stop_ids: Set[int], stream: TextStream
+        self, asked: WholeQuestion, picture: Picture | None, limit: int, stop_ids: Set[int], stream: TextStream
     ) -> "_Course":
         """Vision, prefill, then token by token."""
         started = time.perf_counter()
@@ -224,7 +224,7 @@ class Student:
         return _Course(token_ids, 1000 * (prefill_from - started), 1000 * (ended - decode_from), first_at, ended)
 
     def _whole(
-        self, asked: Question, picture: Picture | None, limit: int, stop_ids: Set[int], stream: TextStream
+        self, asked: WholeQuestion, picture: Picture | None, limit: int, stop_ids: Set[int], stream: TextStream
     ) -> "_Course":
         """All of it by a runtime's own code, which times picture and prompt together."""
         firsts: list[float] = []

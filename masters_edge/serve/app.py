@@ -19,8 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from masters_edge.runtime import Answer
 from masters_edge.serve import requests
-from masters_edge.serve.desk import Desk, Job
 from masters_edge.serve.page import Page
+from masters_edge.serve.question_queue import PendingAnswer, QuestionQueue
 from masters_edge.serve.refusals import Refused
 from masters_edge.serve.replies import Reply, sse
 from masters_edge.serve.stop import Cutter
@@ -32,14 +32,18 @@ READ_S = 120.0  # for a whole body to come in
 
 
 def make_app(
-    desk: Desk, model: dict[str, Any], stop_ids: frozenset[int], api_key: str | None, hosts: Collection[str] | None
+    queue: QuestionQueue,
+    model: dict[str, Any],
+    stop_ids: frozenset[int],
+    api_key: str | None,
+    hosts: Collection[str] | None,
 ) -> ASGIApp:
     """The whole server but its socket.
 
     `model`: what GET /v1/models says of the one model; its `id` is the name to ask for. `hosts`: names that a request
     may be addressed to, None for any.
     """
-    serving = _Serving(desk, model, stop_ids, api_key)
+    serving = _Serving(queue, model, stop_ids, api_key)
     page = Page()
     app = Starlette(
         routes=[
@@ -58,8 +62,10 @@ def make_app(
 
 
 class _Serving:
-    def __init__(self, desk: Desk, model: dict[str, Any], stop_ids: frozenset[int], api_key: str | None) -> None:
-        self._desk, self._model, self._stop_ids = desk, model, stop_ids
+    def __init__(
+        self, queue: QuestionQueue, model: dict[str, Any], stop_ids: frozenset[int], api_key: str | None
+    ) -> None:
+        self._queue, self._model, self._stop_ids = queue, model, stop_ids
         self._key = api_key.encode() if api_key else None
         self._room = MAX_BODIES
 
@@ -107,21 +113,21 @@ class _Serving:
     async def _answer(self, request: Request, body: bytes) -> Response:
         asked = await asyncio.to_thread(requests.read, body)
         self._check_name(asked.model)
-        job = self._desk.take(asked)
+        pending = self._queue.take(asked)
         reply, cutter = Reply(self._model["id"], self._stop_ids), Cutter(asked.stops)
         watch = asyncio.ensure_future(_until_gone(request))
         try:
-            event = await _first(job, watch)
+            event = await _first(pending, watch)
             if asked.stream:
-                return _Events(job, reply, cutter, event)
+                return _Events(pending, reply, cutter, event)
             text = ""
             while isinstance(event, str):
                 text += cutter.feed(event)
-                event = await _first(job, watch)
+                event = await _first(pending, watch)
             text += cutter.finish()
             return JSONResponse(reply.whole(text, event, cutter.found))
         except BaseException:
-            job.cancel()
+            pending.cancel()
             raise
         finally:
             watch.cancel()
@@ -142,17 +148,17 @@ class _Serving:
 
 
 class _Events(StreamingResponse):
-    """An answer as server-sent events; the job ends when whoever asked goes away."""
+    """An answer as server-sent events; it is given up when whoever asked goes away."""
 
-    def __init__(self, job: Job, reply: Reply, cutter: Cutter, event: str | Answer) -> None:
-        self._job, self._reply, self._cutter = job, reply, cutter
+    def __init__(self, pending: PendingAnswer, reply: Reply, cutter: Cutter, event: str | Answer) -> None:
+        self._pending, self._reply, self._cutter = pending, reply, cutter
         super().__init__(self._events(event), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._job.cancel()
+            self._pending.cancel()
 
     async def _events(self, event: str | Answer) -> AsyncIterator[bytes]:
         yield sse(self._reply.first())
@@ -160,14 +166,14 @@ class _Events(StreamingResponse):
             while isinstance(event, str):
                 if piece := self._cutter.feed(event):
                     yield sse(self._reply.piece(piece))
-                event = await self._job.next()
+                event = await self._pending.next()
         except Refused as refused:  # the status is sent already
             yield sse(refused.body())
             return
         if piece := self._cutter.finish():
             yield sse(self._reply.piece(piece))
         yield sse(self._reply.last(event, self._cutter.found))
-        if self._job.asked.include_usage:
+        if self._pending.asked.include_usage:
             yield sse(self._reply.usage(event))
         yield sse("[DONE]")
 
@@ -213,9 +219,9 @@ def _host(header: str) -> str | None:
         return None
 
 
-async def _first(job: Job, watch: "asyncio.Future[None]") -> str | Answer:
-    """The job's next event, or ClientDisconnect where whoever asked goes before it comes."""
-    event = asyncio.ensure_future(job.next())
+async def _first(pending: PendingAnswer, watch: "asyncio.Future[None]") -> str | Answer:
+    """The answer's next event, or ClientDisconnect where whoever asked goes before it comes."""
+    event = asyncio.ensure_future(pending.next())
     try:
         both: list[asyncio.Future[Any]] = [event, watch]
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)

@@ -15,7 +15,7 @@ from masters_edge.common.errors import UserError
 from masters_edge.runtime import Student
 from masters_edge.serve.address import in_url, is_local, listen, reached_at
 from masters_edge.serve.app import make_app
-from masters_edge.serve.desk import Desk
+from masters_edge.serve.question_queue import QuestionQueue
 
 _CONNECTIONS = 256  # at once; more are told to come back
 
@@ -29,9 +29,9 @@ def serve(bundle: Path, host: str, port: int, threads: int | None, backend: str,
         student = Student.load(bundle, backend=backend, threads=threads)
         manifest = bundles.read(bundle)
         name = bundle.resolve().name
-        desk = Desk(student)
+        queue = QuestionQueue(student)
         hosts = {"localhost", "127.0.0.1", "::1", host.lower(), address} if is_local(address) else None
-        app = make_app(desk, _model(name, bundle, manifest, student), student.stop_ids, api_key, hosts)
+        app = make_app(queue, _model(name, bundle, manifest, student), student.stop_ids, api_key, hosts)
         config = uvicorn.Config(
             app,
             http="h11",
@@ -53,9 +53,9 @@ def serve(bundle: Path, host: str, port: int, threads: int | None, backend: str,
             _say_where(address, port, api_key)
             say("Ctrl-C stops it.")
 
-        _Server(config, desk, screen).run(sockets=[listener])
+        _Server(config, queue, screen).run(sockets=[listener])
     say("stopped")
-    if not desk.close():
+    if not queue.close():
         os._exit(0)  # inside the runtime's own code: an ordinary end would pull its memory from under it
 
 
@@ -92,9 +92,9 @@ def _say_where(address: str, port: int, api_key: str | None) -> None:
 class _Server(uvicorn.Server):
     """uvicorn that ends on a signal as on a wish: answers under way are refused, and the signal is not raised again."""
 
-    def __init__(self, config: uvicorn.Config, desk: Desk, on_started: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, queue: QuestionQueue, on_started: Callable[[], None]) -> None:
         super().__init__(config)
-        self._desk, self._on_started = desk, on_started
+        self._queue, self._on_started = queue, on_started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -105,7 +105,7 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._desk.refuse_all()
+        self._queue.refuse_all()
         await super().shutdown(sockets)
 
 

@@ -18,11 +18,11 @@ from masters_edge.recipe import Recipe
 from masters_edge.recipe.schema import Qat
 
 if TYPE_CHECKING:
-    from masters_edge.quantization.by_part import Plan
+    from masters_edge.quantization.by_part import QuantizationPlan
     from masters_edge.quantization.schemes import Scheme
 
 
-def plan_of(qat: Qat) -> "Plan":
+def plan_of(qat: Qat) -> "QuantizationPlan":
     """What rounds which part.
 
     Raises:
@@ -65,7 +65,7 @@ def check(recipe: Recipe, model_type: str) -> None:
 class FakeQuantization(TrainerCallback):
     """Switches the student's fake-quantized layers on from one optimizer step on, in a resumed run too."""
 
-    def __init__(self, student: nn.Module, plan: "Plan", first: int) -> None:
+    def __init__(self, student: nn.Module, plan: "QuantizationPlan", first: int) -> None:
         """Swap the layers in place, switched off; `first` steps of the phase are trained with plain weights."""
         self.plan, self.first = plan, first
         self.roundings = [_swap(student, name, scheme) for name, scheme in _layers(student, plan).items()]
@@ -125,7 +125,7 @@ def head(student: Any, plain: Head) -> Head:
     return plain if rounding is None else Head(rounding(plain.weight), plain.bias)
 
 
-def _layers(student: Any, plan: "Plan") -> dict[str, "Scheme"]:
+def _layers(student: Any, plan: "QuantizationPlan") -> dict[str, "Scheme"]:
     """Names of the layers that the plan gives integers, as `export` finds them."""
     from masters_edge.export.quantize.weights import layers_of
     from masters_edge.export.student import LoadedStudent

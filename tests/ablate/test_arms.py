@@ -6,7 +6,7 @@ import pytest
 
 from masters_edge import recipe as recipes
 from masters_edge.ablate import arms as known
-from masters_edge.ablate import jobs as planning
+from masters_edge.ablate import experiments
 from masters_edge.ablate.arms import Choices
 from masters_edge.recipe.schedule import group_size
 from masters_edge.run import outline
@@ -101,13 +101,13 @@ def test_conditions_repeat_the_same_arms_under_something_else() -> None:
 def planned(*groups: str, seeds: tuple[int, ...] = (0, 1), out: Path = Path("/out"), choices: Choices = CHOICES):
     path = ROOT / "recipes/demo.yaml"
     recipe = recipes.load(path, FOUR_AND_FOUR)
-    every = planning.entries(path, FOUR_AND_FOUR, known.arms(recipe, choices))
+    every = experiments.entries(path, FOUR_AND_FOUR, known.arms(recipe, choices))
     wanted = [entry for entry in every if entry.arm.group in (groups or known.GROUPS)]
-    return wanted, planning.jobs(FOUR_AND_FOUR, every, wanted, seeds, out)
+    return wanted, experiments.planned(FOUR_AND_FOUR, every, wanted, seeds, out)
 
 
 def test_arms_that_come_to_the_same_are_trained_once() -> None:
-    entries, jobs = planned()
+    entries, found = planned()
     slugs = {entry.arm.title: entry.slug for entry in entries}
     assert slugs["r_max 0.00"] == slugs["+ multi-response"] == slugs["16 questions x 8 responses (4 + 4)"]
     assert slugs["naive JSD"] == slugs["128 questions x 1 response (the teacher's)"]
@@ -116,37 +116,37 @@ def test_arms_that_come_to_the_same_are_trained_once() -> None:
     assert slugs["100 labels: multi-response"] == slugs["every label: multi-response"] == slugs["+ multi-response"]
     assert len({slugs["100 labels: + reward, paper"], slugs["every label: + reward, paper"]}) == 2
     assert slugs["100 labels: labels only"] != slugs["labels only"]
-    names = [job.name for job in jobs]
-    assert len(set(names)) == len(names) and {job.digest for job in jobs}.__len__() == len(jobs)
-    assert [job.seed for job in jobs] == sorted(job.seed for job in jobs)
+    names = [one.name for one in found]
+    assert len(set(names)) == len(names) and {one.digest for one in found}.__len__() == len(found)
+    assert [one.seed for one in found] == sorted(one.seed for one in found)
 
 
 def test_a_job_is_the_same_whatever_is_run_beside_it() -> None:
-    alone = {job.name: job for job in planned("masks")[1]}
-    together = {job.name: job for job in planned()[1]}
-    assert alone and all(together[name] == job for name, job in alone.items())
+    alone = {one.name: one for one in planned("masks")[1]}
+    together = {one.name: one for one in planned()[1]}
+    assert alone and all(together[name] == one for name, one in alone.items())
 
 
 def test_the_teacher_labels_questions_only_where_a_reward_looks() -> None:
-    jobs = {job.slug: job for job in planned()[1]}
+    found = {one.slug: one for one in planned()[1]}
     unasked = "reward.unlabelled=none"
-    assert unasked in jobs["naive-jsd"].overrides and unasked in jobs["r-max-0-05"].overrides
-    assert unasked not in jobs["mask-progressive"].overrides  # shares its responses with the rewarded arms
-    assert all(unasked not in job.overrides for job in jobs.values() if job.rewarded)
+    assert unasked in found["naive-jsd"].overrides and unasked in found["r-max-0-05"].overrides
+    assert unasked not in found["mask-progressive"].overrides  # shares its responses with the rewarded arms
+    assert all(unasked not in one.overrides for one in found.values() if one.rewarded)
 
 
 def test_a_student_that_an_arm_leaves_is_waited_for() -> None:
-    _, jobs = planned(choices=Choices(strong="/out/arms/multi-response-0/student"))
-    waiting = [job for job in jobs if "strong student" in job.title]
-    assert waiting and all(job.needs == "multi-response-0" for job in waiting)
-    assert all(job.needs is None for job in jobs if job not in waiting)
+    _, found = planned(choices=Choices(strong="/out/arms/multi-response-0/student"))
+    waiting = [one for one in found if "strong student" in one.title]
+    assert waiting and all(one.needs == "multi-response-0" for one in waiting)
+    assert all(one.needs is None for one in found if one not in waiting)
 
 
 def test_a_refused_arm_is_said() -> None:
     path = ROOT / "recipes/demo.yaml"
     short = (*FOUR_AND_FOUR, "train.phases.0.steps=3")
-    entries = planning.entries(path, short, known.arms(recipes.load(path, short), groups=["masks"]))
+    entries = experiments.entries(path, short, known.arms(recipes.load(path, short), groups=["masks"]))
     refused = {entry.arm.name: entry.refused for entry in entries}
     assert refused["r_max 0.10"] is None and "leaves one of the 4 mask stages" in refused["r_max 0.15"]
-    jobs = planning.jobs(short, entries, entries, [0], Path("/out"))
-    assert {job.title for job in jobs} == {"r_max 0.00", "r_max 0.05", "r_max 0.10"}
+    found = experiments.planned(short, entries, entries, [0], Path("/out"))
+    assert {one.title for one in found} == {"r_max 0.00", "r_max 0.05", "r_max 0.10"}

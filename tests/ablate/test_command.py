@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from masters_edge.ablate import command, evaluate
-from masters_edge.ablate.jobs import Job
+from masters_edge.ablate.experiments import Experiment
 from masters_edge.ablate.running import Outcomes, choose
 from masters_edge.common.errors import UserError
 from masters_edge.recipe import load
@@ -150,8 +150,10 @@ def test_scores_are_kept_a_character_each_where_they_can_be() -> None:
 
 
 def test_who_shares_responses_waits_for_them() -> None:
-    first, same, other = (Job(name, 0, name, name, makes=makes) for name, makes in (("a", "x"), ("b", "x"), ("c", "y")))
-    later = Job("d", 0, "d", "d", makes="z", needs="c-0")
+    first, same, other = (
+        Experiment(name, 0, name, name, makes=makes) for name, makes in (("a", "x"), ("b", "x"), ("c", "y"))
+    )
+    later = Experiment("d", 0, "d", "d", makes="z", needs="c-0")
     waiting = [same, later, other]
     assert choose(waiting, {"x"}, {}) == other
     assert choose(waiting, set(), {}) == same
@@ -179,16 +181,16 @@ def test_what_can_t_be_is_refused_before_anything_is_written(tiny_recipe: Path, 
 
 
 def test_a_folder_of_another_ablation_is_refused(tiny_recipe: Path) -> None:
-    job = Job("reward", 0, "+ reward", "digest")
+    experiment = Experiment("reward", 0, "+ reward", "digest")
     out = tiny_recipe.parent / "out"
-    assert evaluate.result(job, out, None) is None
-    place = job.folder(out) / "test.json"
+    assert evaluate.result(experiment, out, None) is None
+    place = experiment.folder(out) / "test.json"
     place.parent.mkdir(parents=True)
     place.write_text(json.dumps({"schema_version": 1, "digest": "another", "questions": None}))
     with pytest.raises(UserError, match="result of another recipe than this ablation's arm '\\+ reward'"):
-        evaluate.result(job, out, None)
+        evaluate.result(experiment, out, None)
     place.write_text(json.dumps({"schema_version": 1, "digest": "digest", "questions": 40, "fingerprints": {}}))
-    assert evaluate.result(job, out, None) is None and evaluate.result(job, out, 40)["questions"] == 40
+    assert evaluate.result(experiment, out, None) is None and evaluate.result(experiment, out, 40)["questions"] == 40
 
 
 def test_a_dry_run_says_what_would_be_and_writes_nothing(tiny_recipe: Path, capsys) -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from masters_edge.ablate import plot, table
 from masters_edge.ablate.arms import Arm
-from masters_edge.ablate.jobs import Entry, Job
+from masters_edge.ablate.experiments import Entry, Experiment
 from masters_edge.ablate.running import Outcomes
 from masters_edge.ablate.summary import summarize
 from masters_edge.common.errors import UserError
@@ -37,9 +37,9 @@ def found(**changed: dict) -> dict:
         outcomes.found[f"naive-{seed}"] = result(naive)
     outcomes.found["whole-0"] = result(85.0)
     outcomes.found |= changed
-    jobs = [Job("untouched", 0, "untouched student", "d", source="./student")]
+    experiments = [Experiment("untouched", 0, "untouched student", "d", source="./student")]
     path = ROOT / "recipes/demo.yaml"
-    return summarize(path, load(path), "masters-edge ablate it", entries, jobs, (0, 1, 2), outcomes, FACTS)
+    return summarize(path, load(path), "masters-edge ablate it", entries, experiments, (0, 1, 2), outcomes, FACTS)
 
 
 def test_numbers_are_those_worked_out_by_hand() -> None:

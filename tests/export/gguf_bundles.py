@@ -10,10 +10,10 @@ from PIL import Image
 from masters_edge.export import graphs
 from masters_edge.export.quantize.weights import quantize
 from masters_edge.export.student import LoadedStudent, load
-from masters_edge.export.targets import Job
+from masters_edge.export.targets import Lowering
 from masters_edge.export.targets import gguf as target
 from masters_edge.quantization.by_part import plan
-from masters_edge.runtime.backends import Question
+from masters_edge.runtime.backends import WholeQuestion
 from masters_edge.runtime.backends.llamacpp import LlamaCpp, open_backend
 from masters_edge.runtime.families import open_family
 from masters_edge.runtime.prompt import Prompt
@@ -29,7 +29,7 @@ class Made:
     """A finished folder: `exact` before the integers were written, `shipped` after."""
 
     student: LoadedStudent
-    job: Job
+    lowering: Lowering
     graphs: dict[str, str]
     exact: Path
     shipped: Path
@@ -81,23 +81,23 @@ def made(name: str, scheme: str) -> Made:
     exact, shipped = (bundles.root() / f"gguf-{name}-{scheme}-{which}" for which in ("exact", "shipped"))
     for folder in (exact, shipped):
         folder.mkdir()
-    written = target.write(Job(loaded, weights, [], exact))
-    job = Job(loaded, weights, [], shipped)
-    target.write(job)
-    target.ship(job, written)
-    return Made(loaded, job, written, exact, shipped)
+    written = target.write(Lowering(loaded, weights, [], exact))
+    lowering = Lowering(loaded, weights, [], shipped)
+    target.write(lowering)
+    target.ship(lowering, written)
+    return Made(loaded, lowering, written, exact, shipped)
 
 
 def backend(of: Made, exact: bool) -> LlamaCpp:
     return open_backend(of.exact if exact else of.shipped, of.graphs, 1, exact)
 
 
-def question(of: Made, image: Image.Image, text: str = QUESTION) -> Question:
+def question(of: Made, image: Image.Image, text: str = QUESTION) -> WholeQuestion:
     family, prompt = open_family(of.student.model_type, of.exact), Prompt(of.exact)
     seen = family.look(image)
     image_text = family.image_text(seen)
     ids = prompt.ids(text, family.placeholder, image_text)
-    return Question(seen, prompt.text(text), family.placeholder, image_text, ids)
+    return WholeQuestion(seen, prompt.text(text), family.placeholder, image_text, ids)
 
 
 def reference(of: Made, image: Image.Image, text: str = QUESTION) -> Any:

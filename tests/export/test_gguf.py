@@ -21,7 +21,7 @@ from masters_edge.export.gate import integers
 from masters_edge.export.gguf_files import blocks, tokenizer
 from masters_edge.export.quantize.record import QuantizedTensor
 from masters_edge.export.student import load
-from masters_edge.export.targets import Job
+from masters_edge.export.targets import Lowering
 from masters_edge.export.targets import gguf as target
 from tests import tiny
 from tests.export import gguf_bundles as made_of
@@ -65,8 +65,8 @@ def test_llama_cpp_answers_with_pytorchs_greedy_tokens(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_integers_in_the_files_are_torchaos_bit_for_bit(name: str, scheme: str) -> None:
     of = made_of.made(name, scheme)
-    assert of.job.weights.tensors
-    integers.check(target.integers(of.shipped, of.graphs), of.job.weights.tensors)
+    assert of.lowering.weights.tensors
+    integers.check(target.integers(of.shipped, of.graphs), of.lowering.weights.tensors)
 
 
 @pytest.mark.parametrize("name", ["smolvlm", "qwen2_5_vl"])
@@ -131,7 +131,7 @@ def test_packing_by_hand() -> None:
 
 def test_int8_of_rows_that_fill_no_blocks_stays_float32_and_is_said() -> None:
     of = made_of.made("smolvlm", "int8")
-    assert sum("144 input features" in note for note in of.job.weights.notes) == 2
+    assert sum("144 input features" in note for note in of.lowering.weights.notes) == 2
 
 
 def test_a_float16_plan_halves_matrices_only() -> None:
@@ -162,7 +162,7 @@ def test_a_wrong_way_to_cut_words_is_found_out(tmp_path: Path, monkeypatch: pyte
     of = made_of.made("smolvlm_tiled", "fp32")  # its two line breaks are one token, or two, as words are cut
     monkeypatch.setattr(tokenizer, "_way", lambda state, student: "llama-bpe")
     with pytest.raises(UserError, match="makes other ids than the student's"):
-        target.write(Job(of.student, of.job.weights, [], tmp_path))
+        target.write(Lowering(of.student, of.lowering.weights, [], tmp_path))
 
 
 def test_a_tokenizer_that_llama_cpp_has_no_name_for() -> None:

@@ -21,7 +21,7 @@ from masters_edge.export import graphs
 from masters_edge.export.graphs import Part
 from masters_edge.export.lowering import openvino_graphs
 from masters_edge.export.student import load
-from masters_edge.export.targets import Job
+from masters_edge.export.targets import Lowering
 from masters_edge.export.targets import openvino as target
 from masters_edge.runtime.backends.openvino import EXACT
 from tests.export import bundles, toys
@@ -211,7 +211,7 @@ def test_int8_activations_are_asked_for_in_the_file(bits: int | None, group: str
     toy = toys.Toy("int4")
     toy.part.name = "vision_encoder"
     weights = replace(toy.weights, activations={"vision": bits, "decoder": None})
-    model = target._model(toy.part, Job(load(bundles.student("smolvlm", True)), weights, [], tmp_path))
+    model = target._model(toy.part, Lowering(load(bundles.student("smolvlm", True)), weights, [], tmp_path))
     ov.save_model(model, tmp_path / "toy.xml")
     read = ov.Core().read_model(tmp_path / "toy.xml")
     key = ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"]

@@ -66,7 +66,7 @@ def test_the_model_holds_what_the_integers_mean(name: str, tmp_path: Path) -> No
         (by_part.plan("fp16", {"head": "int8"}), "split"),
     ],
 )
-def test_head_and_embedding(chosen: by_part.Plan, tied: str) -> None:
+def test_head_and_embedding(chosen: by_part.QuantizationPlan, tied: str) -> None:
     student = fresh()
     found = quantize.quantize(student, chosen)
     one = student.model.lm_head.weight is student.model.get_input_embeddings().weight

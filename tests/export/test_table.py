@@ -14,7 +14,7 @@ import pytest
 
 from masters_edge.common.errors import UserError
 from masters_edge.export import export_student, targets
-from masters_edge.quantization.by_part import PARTS, Plan, plan
+from masters_edge.quantization.by_part import PARTS, QuantizationPlan, plan
 from masters_edge.quantization.schemes import SCHEMES
 from tests import tiny
 from tests.export import bundles, gguf_bundles
@@ -50,7 +50,7 @@ def target_module(name: str):
     return importlib.import_module(f"masters_edge.export.targets.{name}")
 
 
-def mixed(target: str) -> Plan:
+def mixed(target: str) -> QuantizationPlan:
     """The target's schemes, spread over the parts as far as they go."""
     if target == "executorch":
         return plan("fp32")

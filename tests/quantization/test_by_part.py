@@ -13,7 +13,7 @@ from masters_edge.quantization.schemes import SCHEMES
 from masters_edge.recipe import Recipe
 
 
-def names(found: by_part.Plan) -> dict[str, str]:
+def names(found: by_part.QuantizationPlan) -> dict[str, str]:
     return {part: scheme.name for part, scheme in found.parts.items()}
 
 

@@ -14,7 +14,7 @@ from masters_edge.bundle import manifest as manifests
 from masters_edge.common import cache
 from masters_edge.common.errors import UserError
 from masters_edge.runtime import Student, backends, fastest, trial
-from masters_edge.runtime.backends import Question
+from masters_edge.runtime.backends import WholeQuestion
 from tests import tiny
 from tests.export import bundles
 
@@ -124,7 +124,7 @@ def test_the_picture_leaves_room_for_the_answer(bundle: Path, tmp_path: Path, mo
     asked: list[int] = []
     whole = Student.ask
 
-    def ask(student: Student, image: Image.Image, question: str) -> Question:
+    def ask(student: Student, image: Image.Image, question: str) -> WholeQuestion:
         asked.append(image.width)
         found = whole(student, image, question)
         return found if image.width < 200 else replace(found, input_ids=[0] * 500)

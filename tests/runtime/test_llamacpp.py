@@ -16,7 +16,7 @@ pytest.importorskip("xllamacpp")
 from masters_edge.common.errors import UserError
 from masters_edge.export.quantize.weights import quantize
 from masters_edge.export.student import load
-from masters_edge.export.targets import Job
+from masters_edge.export.targets import Lowering
 from masters_edge.export.targets import gguf as target
 from masters_edge.quantization.by_part import plan
 from masters_edge.runtime.backends import llamacpp
@@ -62,8 +62,8 @@ def test_an_answer_never_holds_a_picture(tmp_path: Path) -> None:
     with torch.no_grad():
         student.model.lm_head.weight[image_token] *= 100.0
         student.model.lm_head.weight[image_token + 1] = -student.model.lm_head.weight[image_token]
-    written = target.write(job := Job(student, quantize(student, plan("fp32")), [], tmp_path))
-    of = made_of.Made(student, job, written, tmp_path, tmp_path)
+    written = target.write(lowering := Lowering(student, quantize(student, plan("fp32")), [], tmp_path))
+    of = made_of.Made(student, lowering, written, tmp_path, tmp_path)
     backend = made_of.backend(of, exact=True)
     answer = backend.answer(made_of.question(of, tiny.picture()), made_of.NEW_TOKENS, made_of.stop_ids(of))
     backend.close()

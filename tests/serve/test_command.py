@@ -16,7 +16,7 @@ import pytest
 from masters_edge.common.errors import UserError
 from masters_edge.runtime import Student
 from masters_edge.serve import command, requests
-from masters_edge.serve.desk import Desk
+from masters_edge.serve.question_queue import QuestionQueue
 from masters_edge.serve.refusals import Refused
 from tests import tiny
 from tests.serve.server import messages, serving
@@ -85,35 +85,35 @@ def test_a_full_line_and_a_stopping_server(student: Student) -> None:
 
     async def ask() -> None:
         held = _Held(student)
-        desk = Desk(held, max_waiting=2)  # type: ignore[arg-type]
-        first = desk.take(asked)
-        while not desk._current:
+        queue = QuestionQueue(held, max_waiting=2)  # type: ignore[arg-type]
+        first = queue.take(asked)
+        while not queue._current:
             await asyncio.sleep(0.01)
-        waiting = [desk.take(asked), desk.take(asked)]
+        waiting = [queue.take(asked), queue.take(asked)]
         with pytest.raises(Refused, match="2 questions are waiting already") as full:
-            desk.take(asked)
+            queue.take(asked)
         assert full.value.status == 503
         waiting[0].cancel()  # whoever goes leaves a place
-        last = desk.take(asked)
+        last = queue.take(asked)
         held.go.set()
         texts = []
-        for job in (first, waiting[1], last):
-            while isinstance(event := await job.next(), str):
+        for pending in (first, waiting[1], last):
+            while isinstance(event := await pending.next(), str):
                 pass
             texts.append(event.text)
         assert texts == [student.answer(tiny.picture(), "what is in this image?").text] * 3
         held.go.clear()
-        under_way = desk.take(asked)
-        while not desk._current:
+        under_way = queue.take(asked)
+        while not queue._current:
             await asyncio.sleep(0.01)
-        in_line = desk.take(asked)
-        desk.refuse_all()
-        for job in (under_way, in_line):
+        in_line = queue.take(asked)
+        queue.refuse_all()
+        for pending in (under_way, in_line):
             with pytest.raises(Refused, match="being stopped"):
-                await job.next()
+                await pending.next()
         with pytest.raises(Refused, match="being stopped"):
-            desk.take(asked)
+            queue.take(asked)
         held.go.set()
-        assert desk.close()
+        assert queue.close()
 
     asyncio.run(ask())

@@ -22,7 +22,7 @@ _OF_THIS_PROMPT = (400, 413, 422)
 _OPTIONAL = {"temperature": None, "seed": None, "max_tokens": "max_completion_tokens"}
 
 
-class Endpoint:
+class EndpointJudge:
     """The chat completions of a server; text in, text out, temperature 0."""
 
     def __init__(self, judge: Judge) -> None:

@@ -18,7 +18,7 @@ from masters_edge.recipe.schema import Judge
 from masters_edge.rewards.judge.replies import Reply
 
 
-class Local:
+class LocalJudge:
     """Greedy replies, prompts of similar length together. The same prompts give the same replies."""
 
     def __init__(self, judge: Judge) -> None:

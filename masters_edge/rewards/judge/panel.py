@@ -18,12 +18,12 @@ from masters_edge.rewards.verdicts import Item, Verdict
 def open_voice(judge: Judge) -> Voice:
     """The recipe's judge: a server where it has a url, else a model in this process."""
     if judge.url is not None:
-        from masters_edge.rewards.judge.endpoint import Endpoint
+        from masters_edge.rewards.judge.endpoint import EndpointJudge
 
-        return Endpoint(judge)
-    from masters_edge.rewards.judge.local import Local
+        return EndpointJudge(judge)
+    from masters_edge.rewards.judge.local import LocalJudge
 
-    return Local(judge)
+    return LocalJudge(judge)
 
 
 class Panel:

@@ -10,9 +10,9 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-from masters_edge.runtime.backends._protocols import Backend, Choice, Question, WholeAnswer, WholeBackend
+from masters_edge.runtime.backends._protocols import Backend, Choice, WholeAnswer, WholeBackend, WholeQuestion
 
-__all__ = ["Backend", "Choice", "Question", "WholeAnswer", "WholeBackend", "modules", "names", "package"]
+__all__ = ["Backend", "Choice", "WholeAnswer", "WholeBackend", "WholeQuestion", "modules", "names", "package"]
 
 
 def names() -> list[str]:

@@ -37,7 +37,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Question:
+class WholeQuestion:
     """A picture and a question for a backend that answers whole.
 
     `seen`: what the family made of the picture. `prompt`: the chat template's text, the picture still `placeholder`.
@@ -74,7 +74,7 @@ class WholeBackend(Protocol):
 
     def answer(
         self,
-        question: Question,
+        question: WholeQuestion,
         max_new_tokens: int,
         stop_ids: Collection[int],
         on_token: Callable[[int], None] | None = ...,
@@ -82,7 +82,7 @@ class WholeBackend(Protocol):
     ) -> WholeAnswer:
         """Answer greedily; `on_token` hears each id as it comes; `top` asks for so many log-probabilities a place."""
 
-    def picture(self, question: Question) -> Image.Image | None:
+    def picture(self, question: WholeQuestion) -> Image.Image | None:
         """The picture that the runtime cuts and shrinks by itself; None where it gets every frame as the student's."""
 
     def text_ms(self, tokens: int) -> float:

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from masters_edge.common.errors import UserError
-from masters_edge.runtime.backends import Question, WholeAnswer
+from masters_edge.runtime.backends import WholeAnswer, WholeQuestion
 from masters_edge.runtime.families import Seen, read_json
 
 AVAILABLE_FOR = ("gguf",)
@@ -97,7 +97,7 @@ class LlamaCpp:
 
     def answer(
         self,
-        question: Question,
+        question: WholeQuestion,
         max_new_tokens: int,
         stop_ids: Collection[int],
         on_token: Callable[[int], None] | None = None,
@@ -179,7 +179,7 @@ class LlamaCpp:
         finally:
             connection.close()
 
-    def _media(self, question: Question) -> tuple[str, list[Image.Image]]:
+    def _media(self, question: WholeQuestion) -> tuple[str, list[Image.Image]]:
         """The prompt with a marker for each picture, and the pictures."""
         frames = self._frames(question.seen)
         layout, replaces = self.settings["layout"], self.settings["replaces"]
@@ -193,7 +193,7 @@ class LlamaCpp:
             raise UserError(f"the prompt has {len(texts) - 1} places for frames, the picture {len(frames)} of them")
         return _MARKER.join(texts), frames
 
-    def picture(self, question: Question) -> Image.Image | None:
+    def picture(self, question: WholeQuestion) -> Image.Image | None:
         """The one picture that llama.cpp gets to cut by itself; None where frames are handed over one by one."""
         _, pictures = self._media(question)
         return None if self.settings["layout"] == "frames" else pictures[0]
@@ -214,7 +214,7 @@ class LlamaCpp:
             values = values / self._pixels.get("rescale_factor", 1 / 255)
         return np.rint(values).clip(0, 255).astype(np.uint8)
 
-    def _check_text(self, text: str, question: Question) -> None:
+    def _check_text(self, text: str, question: WholeQuestion) -> None:
         """Raise UserError where llama.cpp makes other ids of the text around the picture than the student's tokenizer.
 
         Only the ends can be compared where llama.cpp writes text of its own next to the picture; the number of all

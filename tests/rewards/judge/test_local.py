@@ -48,7 +48,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def replies(model: Path | str, prompts: list[str], **options: Any) -> list[str | None]:
-    judge = local.Local(Judge(model=str(model), max_new_tokens=12, **options))
+    judge = local.LocalJudge(Judge(model=str(model), max_new_tokens=12, **options))
     found = dict(pair for batch in judge.replies(prompts) for pair in batch)
     return [found[place].text for place in range(len(prompts))]
 
@@ -82,13 +82,13 @@ def test_garbage_is_unscored_and_counted_never_0(model: Path, tmp_path: Path) ->
 
 def test_a_model_that_scores(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the model writes is read: with its decoder made to write a tag, the tag counts."""
-    real = local.Local.replies
+    real = local.LocalJudge.replies
 
-    def tagged(self: local.Local, prompts: list[str]) -> Any:
+    def tagged(self: local.LocalJudge, prompts: list[str]) -> Any:
         for batch in real(self, prompts):
             yield [(place, type(reply)(f"{reply.text} <score>1</score>")) for place, reply in batch]
 
-    monkeypatch.setattr(local.Local, "replies", tagged)
+    monkeypatch.setattr(local.LocalJudge, "replies", tagged)
     reward = Reward.model_validate({"metric": "judge", "judge": {"model": str(model), "max_new_tokens": 4}})
     with Scorer(reward, tmp_path) as scorer:
         assert scorer.score([Item("1", "what color?", "blue", ("blue",), "judge")])[0].score == 1
@@ -98,7 +98,7 @@ def test_an_image_text_model_is_asked_without_images(tmp_path: Path) -> None:
     from transformers import SmolVLMForConditionalGeneration
 
     source = tiny.smolvlm(tmp_path / "smolvlm")
-    judge = local.Local(Judge(model=str(source), max_new_tokens=4))
+    judge = local.LocalJudge(Judge(model=str(source), max_new_tokens=4))
     assert isinstance(judge.model, SmolVLMForConditionalGeneration)
     (batch,) = judge.replies(["is it red?"])
     assert batch[0][1].text is not None
@@ -106,9 +106,9 @@ def test_an_image_text_model_is_asked_without_images(tmp_path: Path) -> None:
 
 def test_models_that_cannot_judge(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no chat template.*instruction-tuned"):
-        local.Local(Judge(model=str(llama(tmp_path / "base", template=None))))
+        local.LocalJudge(Judge(model=str(llama(tmp_path / "base", template=None))))
     with pytest.raises(UserError, match="can't be loaded"):
-        local.Local(Judge(model=str(tmp_path)))
+        local.LocalJudge(Judge(model=str(tmp_path)))
 
 
 def test_models_lie_beside_the_recipe(model: Path) -> None:

@@ -1,7 +1,7 @@
-"""What an ablation has to run: arms that come to the same recipe are one job, trained once for each seed.
+"""What an ablation has to run: arms that come to the same recipe are one experiment, trained once for each seed.
 
-In: the recipe, the arms, the seeds. Out: for each arm its job, or the sentence that refuses it; and the jobs in the
-order in which they make the most of each other's responses. Nothing here loads a model.
+In: the recipe, the arms, the seeds. Out: for each arm its experiment, or the sentence that refuses it; and the
+experiments in the order in which they make the most of each other's responses. Nothing here loads a model.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ class Entry:
     """An arm and what becomes of it."""
 
     arm: Arm
-    slug: str | None = None  # of its job
+    slug: str | None = None  # of its experiment
     refused: str | None = None  # why it has none
     steps: int = 0
     sequences: int = 0  # a step; of an arm with several phases, the most
@@ -35,7 +35,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Experiment:
     """One recipe, trained and measured with one seed; or, with `source`, a checkpoint that is measured alone."""
 
     slug: str
@@ -46,7 +46,7 @@ class Job:
     source: str | None = None
     makes: str = ""  # what its responses follow from; empty where it has none
     rewarded: bool = False
-    needs: str | None = None  # slug and seed of the job whose student it starts from
+    needs: str | None = None  # slug and seed of the experiment whose student it starts from
 
     @property
     def name(self) -> str:
@@ -57,7 +57,7 @@ class Job:
 
 
 def entries(recipe_path: Path, overrides: Sequence[str], found: Sequence[Arm]) -> list[Entry]:
-    """Each arm with its job's slug; arms whose recipes train the same have one slug, that of the first."""
+    """Each arm with its experiment's slug; arms whose recipes train the same have one slug, that of the first."""
     slugs: dict[str, str] = {}
     known = []
     for arm in found:
@@ -83,22 +83,22 @@ def entries(recipe_path: Path, overrides: Sequence[str], found: Sequence[Arm]) -
     return known
 
 
-def jobs(
+def planned(
     overrides: Sequence[str],
     every: Sequence[Entry],
     wanted: Sequence[Entry],
     seeds: Sequence[int],
     out: Path,
-) -> list[Job]:
+) -> list[Experiment]:
     """The trainings behind the `wanted` entries, seed by seed: after the first seed there is a whole table.
 
-    `every`: all entries that there are, in whichever call: a job comes out the same whatever is wanted with it.
+    `every`: all entries that there are, in whichever call: an experiment comes out the same whatever is wanted with it.
     """
     trained = [(entry, entry.slug, entry.recipe) for entry in every if entry.slug and entry.recipe]
     scored = {_makes(recipe) for _, _, recipe in trained if _rewarded(recipe)}  # responses that a reward looks at
     slugs = {entry.slug for entry in wanted}
     students = {str(out / "arms" / f"{slug}-{seed}" / "student"): f"{slug}-{seed}" for slug in slugs for seed in seeds}
-    found: dict[str, Job] = {}
+    found: dict[str, Experiment] = {}
     for entry, slug, recipe in trained:
         if slug not in slugs or f"{slug}-{seeds[0]}" in found:
             continue
@@ -106,7 +106,7 @@ def jobs(
         if makes not in scored:
             own = (*own, "reward.unlabelled=none")  # nobody asks what the teacher would answer
         for seed in seeds:
-            found[f"{slug}-{seed}"] = Job(
+            found[f"{slug}-{seed}"] = Experiment(
                 slug,
                 seed,
                 entry.arm.title,
@@ -119,11 +119,11 @@ def jobs(
     return list(_in_order(list(found.values())))
 
 
-def _in_order(found: Sequence[Job]) -> Iterator[Job]:
+def _in_order(found: Sequence[Experiment]) -> Iterator[Experiment]:
     """Seed by seed; within one, what shares responses together, those with a reward first: they score the most."""
-    groups = list(dict.fromkeys((job.seed, job.makes) for job in found))
+    groups = list(dict.fromkeys((one.seed, one.makes) for one in found))
     yield from sorted(
-        found, key=lambda job: (job.seed, job.needs is not None, groups.index((job.seed, job.makes)), not job.rewarded)
+        found, key=lambda one: (one.seed, one.needs is not None, groups.index((one.seed, one.makes)), not one.rewarded)
     )
 
 
@@ -160,7 +160,7 @@ def _rewarded(recipe: Recipe) -> bool:
 
 
 def _makes(recipe: Recipe) -> str:
-    """What a job's responses follow from beside the seed: jobs with the same one share them."""
+    """What an experiment's responses follow from beside the seed: experiments with the same one share them."""
     if all(phase.objective == "labels" for phase in recipe.train.phases):
         return ""
     values = essence(recipe)
@@ -175,10 +175,10 @@ def slug_of(title: str) -> str:
     return "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in title.lower()).split())
 
 
-def measurement(slug: str, title: str, source: str, recipe: Recipe, overrides: Sequence[str], seed: int) -> Job:
+def measurement(slug: str, title: str, source: str, recipe: Recipe, overrides: Sequence[str], seed: int) -> Experiment:
     """A checkpoint that is measured as it stands, on the questions of this recipe."""
     asked = {"source": source, "data": recipe.data.model_dump(mode="json"), "metric": recipe.bench.metric, "seed": seed}
-    return Job(slug, seed, title, _digest(asked), (*overrides, f"seed={seed}"), source=source)
+    return Experiment(slug, seed, title, _digest(asked), (*overrides, f"seed={seed}"), source=source)
 
 
 def digest_of(recipe: Recipe) -> str:

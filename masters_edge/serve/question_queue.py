@@ -1,7 +1,7 @@
 """One question at a time: a thread that owns the student, and a bounded line of questions in front of it.
 
-`Desk.take` puts a question in line; its `Job` hears the answer's pieces on the event loop, and ends it when whoever
-asked has gone.
+`QuestionQueue.take` puts a question in line; its `PendingAnswer` hears the answer's pieces on the event loop, and
+ends it when whoever asked has gone.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ ANSWER_S = 600.0  # from taking a question to its whole answer; OpenAI's clients
 _log = logging.getLogger("masters_edge.serve")
 
 
-class Job:
-    """A question in line or being answered. Made and awaited on the event loop, answered in the desk's thread."""
+class PendingAnswer:
+    """A question in line or being answered. Made and awaited on the event loop, answered in the queue's thread."""
 
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
@@ -69,30 +69,30 @@ class _Gone(Exception):
     """Whoever asked is no longer there."""
 
 
-class Desk:
+class QuestionQueue:
     """Owns the student, which is not safe to share between threads."""
 
     def __init__(self, student: Student, max_waiting: int = MAX_WAITING) -> None:
         self._student, self._max_waiting = student, max_waiting
-        self._line: deque[Job] = deque()
-        self._current: Job | None = None
+        self._line: deque[PendingAnswer] = deque()
+        self._current: PendingAnswer | None = None
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="student", daemon=True)
         self._thread.start()
 
-    def take(self, asked: Asked) -> Job:
+    def take(self, asked: Asked) -> PendingAnswer:
         """Put a question in line. Raises Refused (503) where the line is full or the server stops."""
-        job = Job(asked)
+        pending = PendingAnswer(asked)
         with self._changed:
             self._line = deque(waiting for waiting in self._line if not waiting.cancelled)
             if self._closed:
                 raise _stopping()
             if len(self._line) >= self._max_waiting:
                 raise Refused(503, f"{self._max_waiting} questions are waiting already; ask again in a moment")
-            self._line.append(job)
+            self._line.append(pending)
             self._changed.notify()
-        return job
+        return pending
 
     def close(self, wait_s: float = 10.0) -> bool:
         """Refuse what waits, end the answer under way; whether the thread ended within `wait_s` seconds."""
@@ -107,9 +107,9 @@ class Desk:
             unanswered = [*self._line, *([self._current] if self._current else [])]
             self._line.clear()
             self._changed.notify()
-        for job in unanswered:
-            job.put(_stopping())
-            job.cancel()
+        for pending in unanswered:
+            pending.put(_stopping())
+            pending.cancel()
 
     def _work(self) -> None:
         while True:
@@ -119,24 +119,24 @@ class Desk:
                     self._changed.wait()
                 if self._closed:
                     return
-                self._current = job = self._line.popleft()
-            if not job.cancelled:
-                self._answer(job)
+                self._current = pending = self._line.popleft()
+            if not pending.cancelled:
+                self._answer(pending)
 
-    def _answer(self, job: Job) -> None:
-        asked = job.asked
+    def _answer(self, pending: PendingAnswer) -> None:
+        asked = pending.asked
         try:
             picture = pictures.decode(asked.picture, asked.where)
-            job.put(self._student.answer(picture, asked.question, asked.max_tokens, on_text=job.say))
+            pending.put(self._student.answer(picture, asked.question, asked.max_tokens, on_text=pending.say))
         except _Gone:
             pass
         except Refused as refused:
-            job.put(refused)
+            pending.put(refused)
         except UserError as error:
-            job.put(Refused(400, str(error)))
+            pending.put(Refused(400, str(error)))
         except Exception as error:  # whatever a runtime raises: this question fails, and the next one is answered
             _log.exception("the student failed to answer")
-            job.put(Refused(500, f"the student failed to answer ({type(error).__name__}: {error})"))
+            pending.put(Refused(500, f"the student failed to answer ({type(error).__name__}: {error})"))
 
 
 def _stopping() -> Refused:
