@@ -596,7 +596,7 @@ def main() -> None:
     except UserError as error:
         _fail(str(error), 2)
     except ModuleNotFoundError as error:
-        from masters_edge.doctor import extra_with
+        from masters_edge.common.extras import extra_with
 
         if (extra := extra_with(error.name or "")) is None:
             raise
