@@ -17,9 +17,14 @@ def objects(lines: Iterable[bytes | str]) -> Iterator[dict[str, Any]]:
             yield found
 
 
+def last_words(status: int, stderr: str) -> str:
+    """The last line that a process wrote to standard error; its exit status where it wrote nothing."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    return lines[-1] if lines else f"status {status}"
+
+
 def ending(status: int, stderr: str) -> str:
     """Why a process ended, from its exit status and what it wrote to standard error: a part of a sentence."""
     if status < 0:
         return f"its process was ended by {signal.Signals(-status).name}"
-    last = [line.strip() for line in stderr.splitlines() if line.strip()][-1:]
-    return f"its process failed ({last[0] if last else f'status {status}'})"
+    return f"its process failed ({last_words(status, stderr)})"

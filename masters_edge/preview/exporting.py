@@ -41,7 +41,7 @@ def export(checkpoint: Path, target: str, scheme: str, out: Path, heard: Heard) 
                 "machine with more memory: the same command goes on where it stopped"
             )
         said.seek(0)
-        raise UserError(f"{what} failed: {child.ending(status, said.read().decode('utf-8', 'replace'))}")
+        raise UserError(f"{what} failed: {child.last_words(status, said.read().decode('utf-8', 'replace'))}")
 
 
 def _follow(lines: Any, heard: Heard) -> bool:

@@ -18,6 +18,7 @@ from masters_edge.quantization.by_part import PARTS, QuantizationPlan, plan
 from masters_edge.quantization.schemes import SCHEMES
 from tests import tiny
 from tests.export import bundles, gguf_bundles
+from tests.families import places
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 FAMILIES = {
@@ -97,7 +98,7 @@ def test_a_scheme_on_a_target(target: str, scheme: str, tmp_path: Path) -> None:
 def test_the_page_is_what_was_found() -> None:
     if len(families) < len(FAMILIES) * len(targets()):
         pytest.skip("only a part of this file was run")
-    page = HEAD + table() + scheme_table()
+    page = HEAD + table() + scheme_table() + places.page()
     if os.environ.get("MASTERS_EDGE_WRITE_DOCS"):
         PAGE.write_text(page, encoding="utf-8")
     assert PAGE.read_text(encoding="utf-8") == page, "run it again with MASTERS_EDGE_WRITE_DOCS=1"
