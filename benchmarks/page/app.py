@@ -1,4 +1,4 @@
-"""The routes of the page's server. Behind `gate.Gate`; whoever has no cookie gets the page itself and nothing else.
+"""The routes of the page's server, behind its gate; whoever has no cookie gets the page itself and nothing else.
 
 GET  /                          web/index.html, in which {lock} and {assets} stand for the locks of the next two
 GET  /web/<lock>/<file>         the page's own files; <lock> is a hash of them, so that they may be kept for ever
@@ -28,8 +28,9 @@ from starlette.types import ASGIApp
 import masters_edge.serve
 from masters_edge.benchmarks.page import assets, messages
 from masters_edge.benchmarks.page.desk import Desk
-from masters_edge.benchmarks.page.gate import Gate, Refused, body
+from masters_edge.benchmarks.page.gate import PageGate, body, refusal
 from masters_edge.common.errors import UserError
+from masters_edge.serve.refusals import Refused
 
 WEB = Path(__file__).resolve().parent / "web"
 PICTURE = Path(masters_edge.serve.__file__).resolve().parent / "picture.js"  # one chooser for both pages
@@ -70,17 +71,17 @@ def make_app(desk: Desk, scheme: str, hosts: Collection[str], port: int) -> ASGI
             Route("/api/failed", api.failed, methods=["POST"]),
         ],
         exception_handlers={
-            Refused: lambda request, error: error.response(),  # type: ignore[attr-defined]
-            UserError: lambda request, error: Refused(404, str(error)).response(),
-            HTTPException: lambda request, error: _unknown(error).response(),
+            Refused: lambda request, error: refusal(error),
+            UserError: lambda request, error: refusal(Refused(404, str(error))),
+            HTTPException: lambda request, error: refusal(_unknown(error)),
             ClientDisconnect: lambda request, error: Response(status_code=499),  # reaches nobody
-            Exception: lambda request, error: Refused(
-                500, "the computer made a mistake; look at its terminal"
-            ).response(),
+            Exception: lambda request, error: refusal(
+                Refused(500, "the computer made a mistake; look at its terminal")
+            ),
         },
     )
     app.router.redirect_slashes = False
-    return Gate(app, scheme, hosts, port)
+    return PageGate(app, scheme, hosts, port)
 
 
 class _Files:

@@ -16,10 +16,10 @@ from typing import Any
 
 from masters_edge.benchmarks.devices import Lost, OnEvent
 from masters_edge.benchmarks.page import messages
-from masters_edge.benchmarks.page.gate import Refused
 from masters_edge.benchmarks.page.handout import Handout
 from masters_edge.benchmarks.page.record import Record
 from masters_edge.common.errors import UserError
+from masters_edge.serve.refusals import Refused
 
 SILENT_S = 20.0  # without a word from the page, and the person at the terminal is told
 LOST_S = 300.0

@@ -11,12 +11,12 @@ from typing import Any
 from masters_edge.benchmarks import job as jobs
 from masters_edge.benchmarks import machine, protocol
 from masters_edge.benchmarks.page import messages
-from masters_edge.benchmarks.page.gate import Refused
 from masters_edge.benchmarks.page.handout import Handout
 from masters_edge.benchmarks.peers import in_browser
 from masters_edge.benchmarks.results import Conditions, Device
 from masters_edge.common.errors import UserError
 from masters_edge.scoring import metrics
+from masters_edge.serve.refusals import Refused
 
 HASHES = "hashes.jsonl"  # in raw/: index, pixels_hash, inputs_hash of the first answers
 NOT_TOLD = (

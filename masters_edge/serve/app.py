@@ -7,7 +7,6 @@ import asyncio
 import hmac
 from collections.abc import AsyncIterator, Collection
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
@@ -15,13 +14,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from masters_edge.runtime import Answer
 from masters_edge.serve import requests
+from masters_edge.serve.gate import Gate, must_be_json
 from masters_edge.serve.page import Page
 from masters_edge.serve.question_queue import PendingAnswer, QuestionQueue
-from masters_edge.serve.refusals import Refused
+from masters_edge.serve.refusals import Refused, openai_error
 from masters_edge.serve.replies import Reply, sse
 from masters_edge.serve.stop import Cutter
 
@@ -81,9 +81,7 @@ class _Serving:
     async def chat(self, request: Request) -> Response:
         """Answer one question, whole or as a stream."""
         self._let_in(request)
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            # Also what keeps pages of other sites out: a browser asks before it sends JSON elsewhere, and gets no yes.
-            raise Refused(415, "the request must say Content-Type: application/json")
+        must_be_json(request)
         body = bytearray()
         try:
             await asyncio.wait_for(self._read(request, body), READ_S)
@@ -138,13 +136,15 @@ class _Serving:
         kind, _, key = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), self._key):
             raise Refused(
-                401, "the API key is missing or wrong; send it as Authorization: Bearer KEY", None, "invalid_api_key"
+                401, "the API key is missing or wrong; send it as Authorization: Bearer KEY", code="invalid_api_key"
             )
 
     def _check_name(self, name: str) -> None:
         if name != self._model["id"]:
             known = self._model["id"]
-            raise Refused(404, f"there is no model {name!r} here; ask for {known!r}", "model", "model_not_found")
+            raise Refused(
+                404, f"there is no model {name!r} here; ask for {known!r}", param="model", code="model_not_found"
+            )
 
 
 class _Events(StreamingResponse):
@@ -168,7 +168,7 @@ class _Events(StreamingResponse):
                     yield sse(self._reply.piece(piece))
                 event = await self._pending.next()
         except Refused as refused:  # the status is sent already
-            yield sse(refused.body())
+            yield sse(openai_error(refused))
             return
         if piece := self._cutter.finish():
             yield sse(self._reply.piece(piece))
@@ -178,45 +178,19 @@ class _Events(StreamingResponse):
         yield sse("[DONE]")
 
 
-class _Gate:
-    """In front of everything: refuses requests addressed to other names, and sets headers that hold for all.
+class _Gate(Gate):
+    HEADERS = {
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cross-origin-resource-policy": "same-origin",
+    }
 
-    A page from anywhere may point its own name at 127.0.0.1 and then read what this server says (DNS rebinding); its
-    requests still carry that name.
-    """
+    def check(self, method: str, headers: Headers) -> None:
+        if self.hosts is not None and not self.is_ours(headers.get("host", "")):
+            raise Refused(421, f"this server answers to {' or '.join(sorted(self.hosts))} alone")
 
-    HEADERS = (
-        (b"x-content-type-options", b"nosniff"),
-        (b"referrer-policy", b"no-referrer"),
-        (b"cross-origin-resource-policy", b"same-origin"),
-        (b"cache-control", b"no-store"),
-    )
-
-    def __init__(self, app: ASGIApp, hosts: Collection[str] | None) -> None:
-        self._app = app
-        self._hosts = None if hosts is None else {host.lower() for host in hosts}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), *self.HEADERS]
-            await send(message)
-
-        if scope["type"] != "http":
-            return
-        if self._hosts is not None and _host(Headers(scope=scope).get("host", "")) not in self._hosts:
-            named = " or ".join(sorted(self._hosts))
-            await _refuse(Refused(421, f"this server answers to {named} alone"))(scope, receive, with_headers)
-            return
-        await self._app(scope, receive, with_headers)
-
-
-def _host(header: str) -> str | None:
-    """The name in a Host header, without port and brackets."""
-    try:
-        return urlsplit(f"//{header}").hostname
-    except ValueError:
-        return None
+    def refusal(self, refused: Refused) -> Response:
+        return _refuse(refused)
 
 
 async def _first(pending: PendingAnswer, watch: "asyncio.Future[None]") -> str | Answer:
@@ -241,7 +215,7 @@ def _refuse(refused: Refused) -> Response:
     headers = {"WWW-Authenticate": "Bearer"} if refused.status == 401 else {}
     if refused.status == 503:
         headers["Retry-After"] = "1"
-    return JSONResponse(refused.body(), refused.status, headers)
+    return JSONResponse(openai_error(refused), refused.status, headers)
 
 
 def _unknown(request: Request, error: HTTPException) -> Refused:

@@ -25,15 +25,15 @@ def read_url(url: str, where: str) -> bytes:
         raise Refused(
             400,
             "this server fetches nothing from the network; send the picture itself as data:image/png;base64,...",
-            where,
+            param=where,
         )
     head = _DATA_URL.match(url, 0, 200)
     if head is None or not head["kind"].lower().startswith(("image/", "application/octet-stream")):
-        raise Refused(400, "the picture must come as a URL of the form data:image/png;base64,...", where)
+        raise Refused(400, "the picture must come as a URL of the form data:image/png;base64,...", param=where)
     try:
         return base64.b64decode("".join(url[head.end() :].split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise Refused(400, f"the picture's base64 can't be decoded ({error})", where) from None
+        raise Refused(400, f"the picture's base64 can't be decoded ({error})", param=where) from None
 
 
 def check(data: bytes, where: str) -> None:
@@ -48,7 +48,7 @@ def decode(data: bytes, where: str) -> Image.Image:
             image.load()
             return upright(image)
         except _BROKEN as error:
-            raise Refused(400, f"the picture can't be read ({error}); send a whole file", where) from None
+            raise Refused(400, f"the picture can't be read ({error}); send a whole file", param=where) from None
 
 
 def _open(data: bytes, where: str) -> Image.Image:
@@ -57,13 +57,13 @@ def _open(data: bytes, where: str) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is lower
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:
-        raise Refused(400, f"the picture has more than {MAX_PIXELS // 10**6} million pixels", where) from None
+        raise Refused(400, f"the picture has more than {MAX_PIXELS // 10**6} million pixels", param=where) from None
     except _BROKEN:
-        raise Refused(400, f"the picture is none of {', '.join(FORMATS)}, or broken", where) from None
+        raise Refused(400, f"the picture is none of {', '.join(FORMATS)}, or broken", param=where) from None
     if image.width * image.height > MAX_PIXELS:
         raise Refused(
             400,
             f"the picture has {image.width} x {image.height} pixels; at most {MAX_PIXELS // 10**6} million are read",
-            where,
+            param=where,
         )
     return image

@@ -149,7 +149,7 @@ def _hold_to_greedy(request: ChatRequest) -> None:
         if value is not None and not any(value == one and not _mixed(value, one) for one in allowed):
             may = " or ".join(json.dumps(one) for one in allowed)
             raise Refused(
-                400, f"{name} can't be {json.dumps(value)[:80]} here: {why}; leave it out, or say {may}", name
+                400, f"{name} can't be {json.dumps(value)[:80]} here: {why}; leave it out, or say {may}", param=name
             )
 
 
@@ -171,18 +171,20 @@ def _only_question(messages: list[Message]) -> tuple[int, Message]:
                     400,
                     f"{where} is a {message.role} message, and the student's prompt has no place for one: it holds one "
                     "picture and one question; put what matters into the question",
-                    where,
+                    param=where,
                 )
         else:
             raise Refused(
                 400,
                 f"{where} has the role {message.role!r}; the student answers one question at a time and can't read "
                 "earlier turns: send the one question alone, as a user message",
-                where,
+                param=where,
             )
     if len(users) != 1:
         raise Refused(
-            400, f"there are {len(users)} user messages; send exactly one, with a picture and a question", "messages"
+            400,
+            f"there are {len(users)} user messages; send exactly one, with a picture and a question",
+            param="messages",
         )
     return users[0]
 
@@ -194,17 +196,17 @@ def _picture_and_text(parts: list[Part], where: str) -> tuple[bytes, str, str]:
         here = f"{where}[{place}]"
         if part.type == "text":
             if part.text is None or part.image_url is not None:
-                raise Refused(400, "a part of type text needs a text, and nothing else", here)
+                raise Refused(400, "a part of type text needs a text, and nothing else", param=here)
             texts.append(part.text)
         else:
             if part.image_url is None or part.text is not None:
-                raise Refused(400, "a part of type image_url needs an image_url, and nothing else", here)
+                raise Refused(400, "a part of type image_url needs an image_url, and nothing else", param=here)
             urls.append((f"{here}.image_url.url", part.image_url.url))
     if len(urls) != 1:
-        raise Refused(400, f"the question has {len(urls)} pictures; the student answers about exactly one", where)
+        raise Refused(400, f"the question has {len(urls)} pictures; the student answers about exactly one", param=where)
     question = "\n".join(texts)
     if not question.strip():
-        raise Refused(400, "the question is empty; add a text part with it", where)
+        raise Refused(400, "the question is empty; add a text part with it", param=where)
     place_of_url, url = urls[0]
     picture = pictures.read_url(url, place_of_url)
     pictures.check(picture, place_of_url)
@@ -214,13 +216,13 @@ def _picture_and_text(parts: list[Part], where: str) -> tuple[bytes, str, str]:
 def _max_tokens(request: ChatRequest) -> int | None:
     old, new = request.max_tokens, request.max_completion_tokens
     if old is not None and new is not None and old != new:
-        raise Refused(400, f"max_tokens is {old} and max_completion_tokens {new}; send one of them", "max_tokens")
+        raise Refused(400, f"max_tokens is {old} and max_completion_tokens {new}; send one of them", param="max_tokens")
     return old if new is None else new
 
 
 def _stops(stops: list[str] | None) -> tuple[str, ...]:
     if stops and (len(stops) > MAX_STOPS or not all(stops)):
-        raise Refused(400, f"stop holds up to {MAX_STOPS} sequences, none of them empty", "stop")
+        raise Refused(400, f"stop holds up to {MAX_STOPS} sequences, none of them empty", param="stop")
     return tuple(stops or ())
 
 
@@ -229,8 +231,10 @@ def _refusal(error: ValidationError) -> Refused:
     first = error.errors(include_url=False)[0]
     where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"]).removeprefix(".")
     if first["type"] == "extra_forbidden":
-        return Refused(400, f"{where} is nothing this server knows; leave it out", where, "unknown_parameter")
+        return Refused(
+            400, f"{where} is nothing this server knows; leave it out", param=where, code="unknown_parameter"
+        )
     if first["type"] == "missing":
-        return Refused(400, f"{where} is missing", where, "missing_required_parameter")
+        return Refused(400, f"{where} is missing", param=where, code="missing_required_parameter")
     said = "Input should be an object" if first["type"] == "model_type" else first["msg"]
-    return Refused(400, f"{where}: {said[0].lower()}{said[1:]}", where)
+    return Refused(400, f"{where}: {said[0].lower()}{said[1:]}", param=where)

@@ -235,9 +235,10 @@ def test_nothing_of_the_exporting_machine_is_inside(folder: Path) -> None:
 
 def test_a_lowering_prints_nothing() -> None:
     code = """
-from masters_edge.quiet import hush
+from masters_edge.common.quiet import hush
 hush()
-from masters_edge.export import graphs, openvino_graphs
+from masters_edge.export import graphs
+from masters_edge.export.lowering import openvino_graphs
 from masters_edge.export.targets import openvino
 from tests.export import toys
 openvino_graphs.convert(toys.Toy("fp32").part)
