@@ -9,14 +9,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from masters_edge.bundle import manifest as bundle
+from masters_edge.bundle import manifest as manifests
 from masters_edge.bundle.inspection import refuse_pickles
 from masters_edge.common import registry, versions
 from masters_edge.common.errors import UserError
 from masters_edge.export import card, disk_space
 from masters_edge.export import targets as targets_package
 from masters_edge.export.student import LoadedStudent, load, read_config
-from masters_edge.quantization import by_part as plans
+from masters_edge.quantization import by_part
 from masters_edge.quantization.by_part import QuantizationPlan
 from masters_edge.run.origin import Origin, of
 
@@ -36,7 +36,7 @@ def targets() -> list[str]:
 
 def schemes() -> list[str]:
     """Quantization schemes and presets, `fp32` among them."""
-    return plans.names()
+    return by_part.names()
 
 
 def export_student(
@@ -49,7 +49,7 @@ def export_student(
     method: str = "rtn",
     origin: Origin | None = None,
     on_progress: Say | None = None,
-) -> bundle.Manifest:
+) -> manifests.Manifest:
     """Export a checkpoint folder to a bundle at `out`, proven against PyTorch on `samples` (image, question).
 
     `scheme` is the name of a scheme or preset, or a whole plan; `method` says how its integers are chosen.
@@ -61,12 +61,12 @@ def export_student(
     student, out = Path(student), Path(out)
     say = on_progress or (lambda stage, share: None)
     registry.check(target, "target", targets())
-    plan = scheme if isinstance(scheme, QuantizationPlan) else plans.plan(scheme)
+    plan = scheme if isinstance(scheme, QuantizationPlan) else by_part.plan(scheme)
     read_config(student)
     if not samples:
         raise UserError("the export needs at least one sample (image, question) to prove parity with; none was given")
-    bundle.refuse_foreign(out)
-    fingerprint = bundle.fingerprint(student)
+    manifests.refuse_foreign(out)
+    fingerprint = manifests.fingerprint(student)
     origin = origin or of(student, None)
     say("loading the student", 0.0)
     module = _lowering(target)
@@ -85,7 +85,7 @@ def export_student(
 
     say("quantizing", 0.05)
     weights = quantize(loaded, plan, method, samples)
-    with bundle.building(out) as folder:
+    with manifests.building(out) as folder:
         weights = _through_disk(weights, folder)
         say("exporting", 0.1)
         parts = family.parts(loaded)
@@ -98,16 +98,16 @@ def export_student(
         say("checking integers", 0.96)
         integers.check(module.integers(folder, files), weights.tensors)
         say("writing the manifest", 0.98)
-        manifest = bundle.Manifest(
+        manifest = manifests.Manifest(
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             masters_edge=versions.own(),
             model_type=loaded.model_type,
             target=target,
             scheme=plan.name,
             graphs=files,
-            student=bundle.Source(name=student.resolve().name, fingerprint=fingerprint),
+            student=manifests.Source(name=student.resolve().name, fingerprint=fingerprint),
             origin=origin,
-            quantization=bundle.Quantization(
+            quantization=manifests.Quantization(
                 schemes={part: scheme.name for part, scheme in plan.parts.items()},
                 method=method,
                 tied=weights.tied,
@@ -121,7 +121,7 @@ def export_student(
         )
         card.write(folder, manifest, origin, getattr(module, "RUNTIMES", {}).get(manifest.model_type, ()))
         refuse_pickles(folder, (path.relative_to(folder).as_posix() for path in folder.rglob("*")))
-        manifest = bundle.write(folder, manifest)
+        manifest = manifests.write(folder, manifest)
     say("done", 1.0)
     return manifest
 
@@ -134,7 +134,7 @@ def _prove(
     target: str,
     samples: "list[tuple[Image, str]]",
     say: Say,
-) -> bundle.Parity:
+) -> manifests.Parity:
     """The gate: exact settings first, then those that ship; raises UserError that names part and layer."""
     from masters_edge.export.gate import bisect, parity
 
@@ -169,11 +169,11 @@ def _prove(
         runner = _runner(lowering.folder, files, target, module, exact=False)
         shipped = parity.equal_answers(found.answers, samples, runner)
         _close(runner)
-    return bundle.Parity(
+    return manifests.Parity(
         samples=len(samples),
         tolerance=found.tolerance,
         exact=found.figures,
-        shipped=bundle.ShippedParity(equal_answers=shipped),
+        shipped=manifests.ShippedParity(equal_answers=shipped),
     )
 
 

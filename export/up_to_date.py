@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from masters_edge.bundle import manifest as bundles
+from masters_edge.bundle import manifest as manifests
 from masters_edge.common import versions
 from masters_edge.common.errors import UserError
 from masters_edge.quantization.by_part import QuantizationPlan
@@ -13,13 +13,13 @@ def up_to_date(place: Path, student: Path, target: str, plan: QuantizationPlan, 
     if not place.exists() or not student.exists():
         return False
     try:
-        manifest = bundles.check(place)
+        manifest = manifests.check(place)
     except UserError:
         return False
     quantized = manifest.quantization
     same = (
         (manifest.target, manifest.scheme, quantized.method) == (target, plan.name, method)
         and quantized.schemes == {part: scheme.name for part, scheme in plan.parts.items()}
-        and manifest.student.fingerprint == bundles.fingerprint(student)
+        and manifest.student.fingerprint == manifests.fingerprint(student)
     )
     return same and dict(manifest.versions) == versions.installed(*manifest.versions)

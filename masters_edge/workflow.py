@@ -70,7 +70,7 @@ def export(
         the bundles' folders: `<target>-<plan>`, and `-<method>` behind it where integers are not rounded to nearest.
     """
     from masters_edge.benchmarks import scores
-    from masters_edge.bundle import manifest as bundles
+    from masters_edge.bundle import manifest as manifests
     from masters_edge.common import registry
     from masters_edge.export import export_student
     from masters_edge.export import targets as known_targets
@@ -109,7 +109,7 @@ def export(
                     origin=origin.of(folder, home, measured),
                     on_progress=lambda stage, share: bar(completed=round(100 * share), note=stage),
                 )
-            size = sum(file.bytes for file in bundles.read(place).files)
+            size = sum(file.bytes for file in manifests.read(place).files)
             equal = manifest.parity.shipped.equal_answers
             say(
                 f"{place}: {size / 1e6:.2f} MB, {time.monotonic() - started:.0f} s, "

@@ -14,7 +14,7 @@ from PIL import Image
 
 from masters_edge.benchmarks import job as jobs
 from masters_edge.benchmarks.page import messages
-from masters_edge.bundle import manifest as bundles
+from masters_edge.bundle import manifest as manifests
 from masters_edge.common.errors import UserError
 from masters_edge.data.records import Question, open_image
 
@@ -30,7 +30,7 @@ class Handout:
         self.id = secrets.token_hex(8)
         self.folder, self.bundle, self.name, self.sha256 = folder, bundle, name, sha256
         self.asked: dict[str, Any] = jobs.read_json(folder / jobs.JOB)
-        self.manifest = bundles.read(bundle)
+        self.manifest = manifests.read(bundle)
         self.questions = list(_questions(folder))
         self.scored = self.asked["metric"] is not None
         self.compared = min(COMPARED, len(self.questions)) if self.scored else 0
@@ -105,7 +105,7 @@ class Handout:
         return f"/images/{self.id}/{self._images[path]}"
 
 
-def _files(folder: Path, manifest: bundles.Manifest) -> dict[str, Path]:
+def _files(folder: Path, manifest: manifests.Manifest) -> dict[str, Path]:
     """The manifest's files by name; a name or a link that leads out of the folder is no file of a bundle."""
     root = folder.resolve()
     found = {}

@@ -38,13 +38,13 @@ def packages(path: str, backend: str = "auto") -> tuple[str, ...]:
 
 def runtimes(path: str, backend: str = "auto") -> tuple[str, ...]:
     """The package of the backend; with `auto`, of every backend that runs the bundle's target."""
-    from masters_edge.bundle import manifest as bundle
+    from masters_edge.bundle import manifest as manifests
 
     if backend not in ("auto", *backends.names()):
         raise UserError(f"there is no backend {backend!r}; use one of: auto, {', '.join(backends.names())}")
     if backend != "auto":
         return (backends.package(backend),)
-    target = bundle.read(Path(path)).target
+    target = manifests.read(Path(path)).target
     return tuple(module.PACKAGE for module in backends.modules().values() if target in module.AVAILABLE_FOR)
 
 
@@ -71,9 +71,9 @@ class BundleAnswerer:
 
     @property
     def facts(self) -> Facts:
-        from masters_edge.bundle import manifest as bundle
+        from masters_edge.bundle import manifest as manifests
 
-        manifest = bundle.read(self.folder)  # its hashes were checked when the student was loaded
+        manifest = manifests.read(self.folder)  # its hashes were checked when the student was loaded
         return Facts(
             target=manifest.target,
             runtime=self.student.backend.name,

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from masters_edge.benchmarks.peers import bundle as here
-from masters_edge.bundle import manifest as bundles
+from masters_edge.bundle import manifest as manifests
 from masters_edge.common.errors import UserError
 from masters_edge.runtime.families import OWN_MODEL_TYPE, read_json
 
@@ -34,7 +34,7 @@ def runtimes(path: str, backend: str = "auto") -> tuple[str, ...]:
 def check(path: str) -> None:
     """Raise UserError where a browser can't run this bundle."""
     folder = Path(path)
-    target = bundles.read(folder).target
+    target = manifests.read(folder).target
     if target not in TARGETS:
         raise UserError(
             f"{folder} is a bundle for {target}; a browser runs {' and '.join(TARGETS)}: export the student for one of "

@@ -186,9 +186,9 @@ def open_subject(path: str, threads: int, backend: str = "auto") -> PyTorchAnswe
 
 def _weights(path: str) -> str | None:
     """The fingerprint that bundles of this checkpoint carry; None for a hub id or another format."""
-    from masters_edge.bundle import manifest as bundle
+    from masters_edge.bundle import manifest as manifests
 
-    return bundle.fingerprint(Path(path)) if any(Path(path).glob("*.safetensors")) else None
+    return manifests.fingerprint(Path(path)) if any(Path(path).glob("*.safetensors")) else None
 
 
 def _size(path: str) -> int:

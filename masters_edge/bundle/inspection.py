@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from masters_edge.bundle import manifest as bundle
+from masters_edge.bundle import manifest as manifests
 from masters_edge.bundle.manifest import Manifest
 from masters_edge.common.display import console, progress, say
 from masters_edge.common.errors import UserError
@@ -29,7 +29,7 @@ def inspect(folder: Path, as_json: bool = False) -> None:
     checked first, so that nothing is printed for a bundle that isn't whole.
     """
     folder = Path(folder)
-    manifest = bundle.read(folder)
+    manifest = manifests.read(folder)
     if as_json:
         check(folder, manifest)
         print(manifest.model_dump_json(indent=2))
@@ -44,10 +44,10 @@ def check(folder: Path, manifest: Manifest) -> None:
     """Hash every file again, with a bar where that takes a while; raises UserError for the first that is wrong."""
     refuse_pickles(folder, (file.path for file in manifest.files))
     if manifest.bytes < _SLOW:
-        bundle.check(folder)
+        manifests.check(folder)
         return
     with progress("checking files, MB", round(manifest.bytes / 1e6)) as bar:
-        bundle.check(folder, on_bytes=lambda count: bar(count / 1e6))
+        manifests.check(folder, on_bytes=lambda count: bar(count / 1e6))
 
 
 def refuse_pickles(folder: Path, files: Iterable[str]) -> None:

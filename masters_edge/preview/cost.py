@@ -17,7 +17,7 @@ import psutil
 from masters_edge.common.errors import UserError
 from masters_edge.export import disk_space
 from masters_edge.preview.weights import stored_bytes
-from masters_edge.quantization import by_part as plans
+from masters_edge.quantization import by_part
 
 LARGE = 1_000_000_000  # parameters from which on a preview asks before it starts
 _MEMORY = {"onnx": 2.9, "onnx_portable": 2.9, "openvino": 3.0, "coreml": 3.8, "gguf": 3.7}  # of the float32 weights
@@ -53,7 +53,7 @@ def estimate(parameters: Mapping[str, int], wanted: Sequence[tuple[str, str]], m
     """
     total = sum(parameters.values())
     both = dict(parameters) | {"head": parameters["head"] or parameters["embeddings"], "elsewhere": 0}
-    each = [disk_space.needed(both, plans.plan(scheme)) for _, scheme in wanted]
+    each = [disk_space.needed(both, by_part.plan(scheme)) for _, scheme in wanted]
     disk = sum(each) // 2 + max(each, default=0) // 2 + (0 if made else stored_bytes(total))
     factor = max((_MEMORY.get(target, _MEMORY_ELSEWHERE) for target, _ in wanted), default=0.0)
     seconds = sum(_SECONDS.get(target, _SECONDS_ELSEWHERE) for target, _ in wanted) * total / _SECONDS_AT

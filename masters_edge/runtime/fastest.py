@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from masters_edge.bundle import manifest as bundle
+from masters_edge.bundle import manifest as manifests
 from masters_edge.common import cache, child, cpu
 from masters_edge.common.errors import UserError
 from masters_edge.common.files import whole_file
@@ -31,7 +31,7 @@ LIMIT_S = 900  # for one runtime, from the start of its process
 
 def of_bundle(folder: Path, threads: int) -> Choice:
     """What `Student.load(folder, threads=threads)` runs on; measured where it isn't known."""
-    manifest = bundle.read(folder)
+    manifest = manifests.read(folder)
     return choose(manifest.target, folder, manifest.graphs, threads)
 
 

@@ -124,10 +124,10 @@ class Student:
         `threads`: inside one operator; None takes OMP_NUM_THREADS, or else every core this process may use. Raises
         UserError for a missing, changed or newer bundle, or an unknown backend.
         """
-        from masters_edge.bundle import manifest as bundles
+        from masters_edge.bundle import manifest as manifests
 
         folder = Path(bundle)
-        manifest = bundles.check(folder) if check else bundles.read(folder)
+        manifest = manifests.check(folder) if check else manifests.read(folder)
         return cls(folder, manifest.graphs, manifest.target, backend, threads)
 
     def look(self, image: Image.Image | Path | str) -> Picture:

@@ -8,7 +8,7 @@ from typing import Any
 
 import uvicorn
 
-from masters_edge.bundle import manifest as bundles
+from masters_edge.bundle import manifest as manifests
 from masters_edge.bundle.manifest import Manifest
 from masters_edge.common.display import say
 from masters_edge.common.errors import UserError
@@ -27,7 +27,7 @@ def serve(bundle: Path, host: str, port: int, threads: int | None, backend: str,
     with listen(host, port) as listener:
         address, port = listener.getsockname()[:2]
         student = Student.load(bundle, backend=backend, threads=threads)
-        manifest = bundles.read(bundle)
+        manifest = manifests.read(bundle)
         name = bundle.resolve().name
         queue = QuestionQueue(student)
         hosts = {"localhost", "127.0.0.1", "::1", host.lower(), address} if is_local(address) else None
@@ -64,7 +64,7 @@ def _model(name: str, bundle: Path, manifest: Manifest, student: Student) -> dic
     return {
         "id": name,
         "object": "model",
-        "created": int((bundle / bundles.MANIFEST).stat().st_mtime),
+        "created": int((bundle / manifests.MANIFEST).stat().st_mtime),
         "owned_by": "masters-edge",
         "masters_edge": {
             "model_type": manifest.model_type,

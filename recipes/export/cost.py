@@ -24,7 +24,7 @@ def one(student: Path, target: str, scheme: str, out: Path) -> dict[str, Any]:
     from PIL import Image
 
     from masters_edge.benchmarks.machine import peak_rss_mib
-    from masters_edge.bundle import manifest as bundle
+    from masters_edge.bundle import manifest as manifests
     from masters_edge.export import export_student
 
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (512, 512, 3), np.uint8))
@@ -45,7 +45,7 @@ def one(student: Path, target: str, scheme: str, out: Path) -> dict[str, Any]:
         student, target=target, scheme=scheme, out=out, samples=[(picture, "what is in this image?")], on_progress=heard
     )
     seconds = time.perf_counter() - started
-    files = {file.path: file.bytes for file in bundle.read(out).files}
+    files = {file.path: file.bytes for file in manifests.read(out).files}
     decoder = sum(size for path, size in files.items() if Path(manifest.graphs.get("decoder", "")).stem in path)
     return {
         "target": target,

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from masters_edge.bundle import manifest as bundle
+from masters_edge.bundle import manifest as manifests
 
 HEAD = [
     "| bundle | MB | parity: vision, decoder | answers equal to PyTorch's, exact / shipped | accuracy, % |",
@@ -18,7 +18,7 @@ HEAD = [
 
 def line(measured: dict) -> str:
     """The row of one measured bundle."""
-    manifest = bundle.read(Path(measured["path"]))
+    manifest = manifests.read(Path(measured["path"]))
     exact = manifest.parity.exact
     if exact.logprob_error is None:
         errors = ", ".join(f"{exact.parts[part].max_relative_error:.0e}" for part in ("vision_encoder", "decoder"))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from masters_edge.bundle import inspection
-from masters_edge.bundle import manifest as bundle
+from masters_edge.bundle import manifest as manifests
 from masters_edge.bundle.origin import Checkpoint, Origin
 from masters_edge.common.errors import UserError
 from tests.bundle.test_manifest import manifest
@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     path.mkdir()
     (path / "decoder.onnx").write_bytes(b"graph")
     origin = Origin(name="[red]demo", student=Checkpoint(name="small", licence="mit"))
-    bundle.write(path, manifest(origin=origin, notes=["a [bold]note"]))
+    manifests.write(path, manifest(origin=origin, notes=["a [bold]note"]))
     return path
 
 
@@ -58,7 +58,7 @@ def test_a_changed_file_is_one_sentence_and_status_2(folder: Path, arguments: tu
 def test_big_files_show_a_bar(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(inspection, "_SLOW", 1)
     (folder / "decoder.onnx").write_bytes(bytes(5_000_000))
-    bundle.write(folder, bundle.read(folder))
+    manifests.write(folder, manifests.read(folder))
     inspection.inspect(folder)
     assert "checking files, MB" in (said := capsys.readouterr().out) and "5/5" in said
 
@@ -78,7 +78,7 @@ def torch_zip() -> bytes:
 )
 def test_a_pickle_is_refused_whatever_its_name(folder: Path, content: bytes) -> None:
     (folder / "weights.bin").write_bytes(content)
-    bundle.write(folder, bundle.read(folder))
+    manifests.write(folder, manifests.read(folder))
     with pytest.raises(UserError, match="weights.bin is a pickle") as error:
         inspection.inspect(folder)
     assert "\n" not in str(error.value)
@@ -111,7 +111,7 @@ def test_other_content_is_no_pickle(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheme", ["fp32", "int4"])
 def test_an_exported_bundle_holds_no_pickle(scheme: str) -> None:
     made = bundles.exported("smolvlm", scheme)
-    inspection.check(made, bundle.read(made))
+    inspection.check(made, manifests.read(made))
     assert not any(inspection.is_pickle(path) for path in made.rglob("*") if path.is_file())
 
 

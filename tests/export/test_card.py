@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from masters_edge.bundle import manifest as bundle
+from masters_edge.bundle import manifest as manifests
 from masters_edge.bundle.origin import Checkpoint, Origin, Score
 from masters_edge.export import card
 from tests.bundle.test_manifest import manifest
@@ -89,7 +89,7 @@ def test_it_does_not_depend_on_the_clock_nor_on_an_older_card(folder: Path) -> N
 
 def test_an_exported_bundle_has_one(tmp_path: Path) -> None:
     made = bundles.exported("smolvlm", "int4")
-    found = bundle.check(made)
+    found = manifests.check(made)
     said = (made / "README.md").read_text(encoding="utf-8")
     assert "README.md" in {file.path for file in found.files}
     assert found.origin and found.origin.name == "smolvlm-False" and found.student.fingerprint in said

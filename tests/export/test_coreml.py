@@ -11,7 +11,7 @@ from torch import nn
 from torchao.quantization import IntxWeightOnlyConfig, quantize_
 from torchao.quantization.granularity import PerAxis, PerGroup
 
-from masters_edge.bundle import manifest as bundle
+from masters_edge.bundle import manifest as manifests
 from masters_edge.common.errors import UserError
 from masters_edge.export.student import load
 from masters_edge.runtime.opening import open_backend
@@ -42,7 +42,7 @@ def test_integers_in_the_packages_are_torchaos_bit_for_bit(family: str, scheme: 
     quantize_(model, config, filter_fn=lambda m, name: isinstance(m, nn.Linear) and m.in_features % group == 0)
     expected = {f"{n}.weight": m.weight for n, m in model.named_modules() if hasattr(getattr(m, "weight", 0), "qdata")}
     folder = exported(family, scheme)
-    found = {name: rest for name, *rest in target.integers(folder, bundle.read(folder).graphs)}
+    found = {name: rest for name, *rest in target.integers(folder, manifests.read(folder).graphs)}
     assert set(found) == set(expected)
     for name, (integers, scales) in found.items():
         assert integers.dtype == np.int8 and np.array_equal(integers, expected[name].qdata.numpy())
@@ -50,7 +50,7 @@ def test_integers_in_the_packages_are_torchaos_bit_for_bit(family: str, scheme: 
 
 
 def test_the_gate_was_passed_and_the_manifest_says_what_was_not_run() -> None:
-    manifest = bundle.check(exported("smolvlm", "int4"))
+    manifest = manifests.check(exported("smolvlm", "int4"))
     exact = manifest.parity.exact
     assert max(part.max_relative_error for part in exact.parts.values()) < 1e-5
     assert exact.equal_answers == 1
@@ -133,4 +133,4 @@ def test_operators_by_hand() -> None:
 def test_elsewhere_than_on_a_mac_one_sentence_says_so() -> None:
     folder = exported("smolvlm", "int4")
     with pytest.raises(UserError, match="runs on macOS 15 and iOS 18 only"):
-        open_backend("auto", "coreml", folder, bundle.read(folder).graphs, 1)
+        open_backend("auto", "coreml", folder, manifests.read(folder).graphs, 1)

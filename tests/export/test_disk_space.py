@@ -56,10 +56,10 @@ def test_the_estimate_follows_its_formula() -> None:
 
 
 def test_the_estimate_is_enough_for_what_was_written(student: Path) -> None:
-    from masters_edge.bundle import manifest as bundle
+    from masters_edge.bundle import manifest as manifests
 
     for scheme in ("fp32", "int4"):
-        written = bundle.read(bundles.exported("smolvlm", scheme)).bytes
+        written = manifests.read(bundles.exported("smolvlm", scheme)).bytes
         assert written < disk_space.needed(disk_space.weights_by_part(student, PREFIXES), plan(scheme))
 
 

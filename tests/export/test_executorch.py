@@ -10,7 +10,7 @@ from torch import nn
 from torchao.quantization import IntxWeightOnlyConfig, quantize_
 from torchao.quantization.granularity import PerAxis
 
-from masters_edge.bundle import manifest as bundle
+from masters_edge.bundle import manifest as manifests
 from masters_edge.common.errors import UserError
 from masters_edge.export.quantize.record import QuantizedTensor
 from masters_edge.export.static_graphs.xnnpack import layer
@@ -44,7 +44,7 @@ def test_integers_in_the_files_are_torchaos_bit_for_bit() -> None:
     quantize_(model, config, filter_fn=lambda module, name: isinstance(module, nn.Linear))
     expected = {f"{n}.weight": m.weight for n, m in model.named_modules() if hasattr(getattr(m, "weight", 0), "qdata")}
     found = {
-        name: rest for name, *rest in target.integers(exported("int8-a8"), bundle.read(exported("int8-a8")).graphs)
+        name: rest for name, *rest in target.integers(exported("int8-a8"), manifests.read(exported("int8-a8")).graphs)
     }
     assert set(found) == set(expected)
     for name, (integers, scales) in found.items():
@@ -63,7 +63,7 @@ def test_packed_by_hand() -> None:
 @pytest.mark.slow
 def test_methods_share_weights() -> None:
     folder = exported("int8-a8")
-    manifest = bundle.check(folder)
+    manifest = manifests.check(folder)
     assert manifest.parity.exact.parts["decoder"].max_relative_error < 1e-5
     places = json.loads((folder / target.WEIGHTS).read_text())
     weights = sum(np.prod(place["shape"]) for place in places.values() if place["graph"] == "decoder")
@@ -79,14 +79,14 @@ def test_an_answer_after_another_is_the_same(tmp_path: Path) -> None:
 
 
 def test_strides_are_not_overlooked() -> None:
-    backend = open_backend("executorch", "executorch", exported(), bundle.read(exported()).graphs, 1)
+    backend = open_backend("executorch", "executorch", exported(), manifests.read(exported()).graphs, 1)
     pixels = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32).transpose(0, 3, 1, 2)
     plain = backend.vision({"pixel_values": np.ascontiguousarray(pixels)})
     assert np.array_equal(backend.vision({"pixel_values": pixels}), plain)
 
 
 def test_too_long_a_prompt_and_a_broken_file_in_one_sentence(tmp_path: Path) -> None:
-    graphs = bundle.read(exported()).graphs
+    graphs = manifests.read(exported()).graphs
     backend = open_backend("executorch", "executorch", exported(), graphs, 1)
     with pytest.raises(UserError, match="longer than the bundle's 512 tokens"):
         backend.forward(np.zeros((1, 513, 64), np.float32), np.arange(513)[None])

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
-from masters_edge.bundle import manifest as bundle
+from masters_edge.bundle import manifest as manifests
 from masters_edge.common.errors import UserError
 from masters_edge.export import export_student, graphs, schemes, targets
 from masters_edge.export.gate import parity
@@ -20,7 +20,7 @@ from masters_edge.export.targets import onnx as onnx_target
 from tests.export import bundles
 
 
-def export(out: Path, student: Path | None = None, **changes) -> bundle.Manifest:
+def export(out: Path, student: Path | None = None, **changes) -> manifests.Manifest:
     settings = dict(target="onnx", scheme="int4", samples=bundles.samples(1))
     return export_student(student or bundles.student("smolvlm"), out=out, **{**settings, **changes})
 
@@ -36,9 +36,9 @@ def test_what_there_is() -> None:
 )
 def test_families_and_schemes(family: str, scheme: str, splitting: bool) -> None:
     folder = bundles.exported(family, scheme, splitting)
-    manifest = bundle.check(folder)
+    manifest = manifests.check(folder)
     assert (manifest.model_type, manifest.target, manifest.scheme) == (family, "onnx", scheme)
-    assert manifest.student.fingerprint == bundle.fingerprint(bundles.student(family, splitting))
+    assert manifest.student.fingerprint == manifests.fingerprint(bundles.student(family, splitting))
     exact = manifest.parity.exact
     assert list(exact.parts) == ["vision_encoder", "embed_tokens", "decoder"]
     assert exact.parts["embed_tokens"].max_relative_error == 0
@@ -54,13 +54,13 @@ def test_families_and_schemes(family: str, scheme: str, splitting: bool) -> None
 
 
 def test_the_manifest_says_what_was_quantized() -> None:
-    found = bundle.read(bundles.exported("smolvlm", "int4")).quantization
+    found = manifests.read(bundles.exported("smolvlm", "int4")).quantization
     assert found.parts["head"].startswith("int4") and found.parts["embeddings"] == "float32"
     assert [line.split(":")[0] for line in found.kept_float32] == [
         f"model.vision_model.encoder.layers.{layer}.mlp.fc2" for layer in (0, 1)
     ]
     assert "shared its weight with the token embedding" in found.notes[0]
-    whole = bundle.read(bundles.exported("smolvlm", "fp32", True)).quantization
+    whole = manifests.read(bundles.exported("smolvlm", "fp32", True)).quantization
     assert set(whole.parts.values()) == {"float32"} and not whole.kept_float32
 
 
@@ -165,7 +165,7 @@ def test_an_old_bundle_survives_a_full_disk(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(onnx_target.ir, "save", full)
     with pytest.raises(UserError, match="disk is full"):
         export(out)
-    bundle.check(out)
+    manifests.check(out)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

@@ -7,7 +7,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from masters_edge.bundle import manifest as bundle
+from masters_edge.bundle import manifest as manifests
 from masters_edge.export.gate import bisect
 from masters_edge.export.graphs import qwen_vl
 from masters_edge.export.student import LoadedStudent, load
@@ -44,7 +44,7 @@ def features(model, pixels: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_gate_is_passed(family: str) -> None:
-    exact = bundle.check(bundles.exported(family, "fp32")).parity.exact
+    exact = manifests.check(bundles.exported(family, "fp32")).parity.exact
     assert max(part.max_relative_error for part in exact.parts.values()) < 1e-5
     assert exact.parts["embed_tokens"].max_relative_error == 0
     assert exact.equal_answers == 1

@@ -14,7 +14,7 @@ from torch import nn
 from torchao.quantization import IntxWeightOnlyConfig, quantize_
 from torchao.quantization.granularity import PerGroup
 
-from masters_edge.bundle import manifest as bundle
+from masters_edge.bundle import manifest as manifests
 from masters_edge.export import export_student
 from masters_edge.export.lowering import onnx_graphs
 from masters_edge.export.quantize.record import QuantizedTensor
@@ -30,7 +30,7 @@ FAMILIES = [("smolvlm", False), ("idefics3", True)]
 
 def graphs(family: str, splitting: bool, scheme: str = "int4") -> dict[str, onnx.ModelProto]:
     folder = bundles.exported(family, scheme, splitting)
-    return {part: onnx.load(folder / file) for part, file in bundle.read(folder).graphs.items()}
+    return {part: onnx.load(folder / file) for part, file in manifests.read(folder).graphs.items()}
 
 
 @pytest.mark.parametrize(("family", "splitting"), FAMILIES)
@@ -140,7 +140,7 @@ def test_packing_by_hand() -> None:
 def test_a_mixed_plan_keeps_its_parts_apart() -> None:
     """balanced: int4 decoder, the rest int8, embedding and head one tensor; the table is looked up as integers."""
     folder = bundles.exported("smolvlm", "balanced")
-    manifest = bundle.read(folder)
+    manifest = manifests.read(folder)
     assert manifest.graphs["embed_tokens"] == "onnx/embed_tokens_q4.onnx"
     assert manifest.quantization.tied == "shared"
     assert manifest.parity.exact.equal_answers == 1
@@ -258,7 +258,7 @@ def test_only_the_last_logits_where_they_are_asked_for(keep: int, expected: int)
     folder = bundles.exported("smolvlm", "fp32")
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    decoder = ort.InferenceSession(folder / bundle.read(folder).graphs["decoder"], options)
+    decoder = ort.InferenceSession(folder / manifests.read(folder).graphs["decoder"], options)
     past = [item for item in decoder.get_inputs() if item.name.startswith("past_key_values.")]
     feed = {
         "inputs_embeds": np.random.default_rng(0).standard_normal((1, 7, 64)).astype(np.float32),

@@ -6,7 +6,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from masters_edge.bundle import manifest as bundle
+from masters_edge.bundle import manifest as manifests
 from masters_edge.common.errors import UserError
 from masters_edge.export import export_student
 from masters_edge.export.lowering import onnx_graphs
@@ -32,7 +32,7 @@ def test_every_scheme_computes_and_decodes(scheme: str, tmp_path: Path) -> None:
 
 def test_a_whole_student() -> None:
     folder = bundles.exported("smolvlm", "smallest", target="onnx_portable")
-    manifest = bundle.check(folder)
+    manifest = manifests.check(folder)
     exact = manifest.parity.exact
     assert exact.equal_answers == 1 and all(part.max_relative_error < 1e-5 for part in exact.parts.values())
     for file in manifest.graphs.values():

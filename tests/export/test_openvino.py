@@ -15,7 +15,7 @@ from torchao.quantization import IntxWeightOnlyConfig, quantize_
 from torchao.quantization.granularity import PerGroup
 from transformers import AutoTokenizer
 
-from masters_edge.bundle import manifest as bundle
+from masters_edge.bundle import manifest as manifests
 from masters_edge.common.quiet import import_openvino
 from masters_edge.export import graphs
 from masters_edge.export.graphs import Part
@@ -60,7 +60,7 @@ def test_integers_in_the_bundle_are_torchaos_bit_for_bit(folder: Path) -> None:
         f"{n}.weight": m.weight for n, m in model.named_modules() if hasattr(getattr(m, "weight", None), "qdata")
     }
     found = set()
-    for file in bundle.read(folder).graphs.values():
+    for file in manifests.read(folder).graphs.values():
         inside = constants(folder / file)
         for name in set(inside) & set(expected):
             kind, shape, content = inside[name]
@@ -135,7 +135,7 @@ def test_a_count_times_a_number_is_right_in_every_row() -> None:
 
 
 def test_names_and_shapes_are_those_of_openvino_genai(folder: Path) -> None:
-    files = bundle.read(folder).graphs
+    files = manifests.read(folder).graphs
     assert files == {
         "vision_encoder": "openvino_vision_embeddings_model.xml",
         "embed_tokens": "openvino_text_embeddings_model.xml",
@@ -219,7 +219,7 @@ def test_int8_activations_are_asked_for_in_the_file(bits: int | None, group: str
 
 
 def test_parity_is_that_of_float32(folder: Path) -> None:
-    exact = bundle.check(folder).parity.exact
+    exact = manifests.check(folder).parity.exact
     assert exact.parts["embed_tokens"].max_relative_error == 0
     assert exact.parts["vision_encoder"].max_relative_error < 1e-5
     assert exact.parts["decoder"].max_relative_error < 1e-5

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from masters_edge.bundle import manifest as bundle
+from masters_edge.bundle import manifest as manifests
 from masters_edge.common.quiet import import_openvino
 from masters_edge.export import export_student, graphs
 from masters_edge.export.quantize import quantize
@@ -81,7 +81,7 @@ def test_answers_equal_pytorch(family: str, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("family", SIZES)
 def test_our_own_runtime_runs_the_same_files(family: str) -> None:
     """The gate already compared them with PyTorch, part by part."""
-    exact = bundle.check(exported(family)[1]).parity.exact
+    exact = manifests.check(exported(family)[1]).parity.exact
     assert exact.parts["vision_encoder"].max_relative_error < 1e-5
     assert exact.parts["embed_tokens"].max_relative_error == 0
     assert exact.parts["decoder"].max_relative_error < 1e-5

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from masters_edge.bundle import manifest as bundle
+from masters_edge.bundle import manifest as manifests
 from tests.export import bundles
 
 optimum_cli = pytest.importorskip("optimum.commands.optimum_cli")
@@ -40,7 +40,7 @@ def test_it_writes_what_masters_edge_writes(tmp_path: Path) -> None:
     done = edge("--target", "onnx", "--quant", "int4", "--model", str(student), "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (made,) = (tmp_path / "out").iterdir()
-    ours, theirs = bundle.check(bundles.exported("smolvlm", "int4")), bundle.check(made)
+    ours, theirs = manifests.check(bundles.exported("smolvlm", "int4")), manifests.check(made)
     assert (theirs.target, theirs.scheme, theirs.student) == (ours.target, ours.scheme, ours.student)
     assert {file.path: file.sha256 for file in theirs.files if file.path != "README.md"} == {
         file.path: file.sha256 for file in ours.files if file.path != "README.md"

@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from masters_edge.bundle import manifest as bundle
+from masters_edge.bundle import manifest as manifests
 from masters_edge.export.genai import ortgenai
 from masters_edge.export.graphs import qwen_vl
 from masters_edge.export.quantize import quantize
@@ -36,7 +36,7 @@ def finished(family: str, scheme: str) -> tuple[LoadedStudent, Path]:
     quantize(student, by_part.plan(scheme))
     folder = bundles.root() / f"{family}-{scheme}-genai"
     shutil.copytree(bundles.exported(family, scheme), folder)
-    for file in bundle.read(
+    for file in manifests.read(
         folder
     ).graphs.values():  # the fast kernels that ship round activations to 8 bits, which PyTorch doesn't
         model = onnx.load(folder / file)
@@ -82,7 +82,7 @@ def test_a_prompt_without_a_picture_is_answered(family: str) -> None:
 def test_the_graphs_are_shared_and_transformers_files_stay() -> None:
     student, folder = finished("qwen3_vl", "fp32")
     config = json.loads((folder / "genai_config.json").read_text())["model"]
-    graphs = bundle.read(folder).graphs
+    graphs = manifests.read(folder).graphs
     assert config["vision"]["filename"] == graphs["vision_encoder"]
     assert config["decoder"]["filename"] == graphs["decoder"]
     assert config["decoder"]["hidden_size"] == 3 * student.model.config.text_config.hidden_size  # DeepStack

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from masters_edge.benchmarks.page import assets
-from masters_edge.bundle import manifest as bundles
+from masters_edge.bundle import manifest as manifests
 from tests.page.driver import Browser
 
 WEB = Path(assets.__file__).parent / "web"
@@ -72,7 +72,7 @@ class Engine:
     ) -> None:
         self.browser = browser
         self.sha256 = server.offer(folder)
-        files = [file.model_dump() for file in bundles.read(folder).files]
+        files = [file.model_dump() for file in manifests.read(folder).files]
         self.bundle = {"sha256": self.sha256, "url": f"/bundle/{self.sha256}/", "files": files}
         browser.wait_js(_START, self.bundle)
         urls = {name: f"/assets/x/{name}" for name in assets.files()}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from masters_edge.bundle import manifest as bundle
+from masters_edge.bundle import manifest as manifests
 from masters_edge.runtime import Student
 from masters_edge.runtime.backends import Backend, _openvino_decoders, onnxruntime
 from masters_edge.runtime.opening import open_backend
@@ -19,7 +19,7 @@ def runner(request, monkeypatch) -> Backend:
         monkeypatch.setattr(module, "_ROOM", 2)  # so that it grows within a test
     folder = bundles.exported("smolvlm", "fp32", target=request.param)
     name = "openvino" if request.param == "openvino" else "onnxruntime"
-    return open_backend(name, request.param, folder, bundle.read(folder).graphs, 1, exact=True)
+    return open_backend(name, request.param, folder, manifests.read(folder).graphs, 1, exact=True)
 
 
 def test_token_by_token_is_as_all_at_once(runner: Backend) -> None:
@@ -53,7 +53,7 @@ def test_what_is_kept_counts_as_read(runner: Backend) -> None:
 def test_a_picture_seen_once_answers_as_one_seen_each_time(family: str, target: str) -> None:
     folder = bundles.exported(family, "fp32", target=target)
     name = {"onnx": "onnxruntime"}.get(target, target)
-    student = Student(folder, bundle.read(folder).graphs, target, name, threads=1, exact=True)
+    student = Student(folder, manifests.read(folder).graphs, target, name, threads=1, exact=True)
     image = tiny.picture(70, 51, seed=3)
     questions = ["what color is the shape?", "what color is it?", "is there a triangle?"]
     expected = [student.answer(image, question, exactly=6) for question in questions]

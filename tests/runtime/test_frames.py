@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from masters_edge.bundle import manifest as bundle
+from masters_edge.bundle import manifest as manifests
 from masters_edge.runtime.backends import _frames
 from masters_edge.runtime.opening import open_backend
 from tests.export import bundles
@@ -24,7 +24,7 @@ def test_frames_come_in_order_and_the_rest_stays_whole() -> None:
 @pytest.mark.parametrize(("target", "name"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
 def test_one_frame_at_a_time_sees_what_all_at_once_sees(target: str, name: str, monkeypatch) -> None:
     folder = bundles.exported("idefics3", "fp32", True, target=target)
-    backend = open_backend(name, target, folder, bundle.read(folder).graphs, 1, exact=True)
+    backend = open_backend(name, target, folder, manifests.read(folder).graphs, 1, exact=True)
     pixels = np.random.default_rng(0).standard_normal((1, 5, 3, 32, 32)).astype(np.float32)
     mask = np.ones((1, 5, 32, 32), bool)
     mask[0, 3, 20:] = False

@@ -17,7 +17,7 @@ from masters_edge.export import student as students
 from masters_edge.export.quantize import quantize
 from masters_edge.families import load_model
 from masters_edge.objective import chunked
-from masters_edge.quantization import by_part as plans
+from masters_edge.quantization import by_part
 from masters_edge.quantization.schemes import SCHEMES
 from masters_edge.recipe import load
 from masters_edge.run import outline
@@ -39,7 +39,7 @@ def home(tiny_recipe: Path, monkeypatch) -> Path:
 
 def rounded(model, scheme: str):
     """The model with its layers swapped and switched on."""
-    rounding = FakeQuantization(model, plans.plan(scheme), first=0)
+    rounding = FakeQuantization(model, by_part.plan(scheme), first=0)
     rounding.on_step_begin(None, type("State", (), {"global_step": 0}), None)
     return model
 
@@ -59,7 +59,7 @@ def test_a_rounded_forward_is_the_exported_one(models: Path, scheme: str) -> Non
     trained = rounded(load_model(str(models / "student")), scheme)
     mine = logits(student, trained)
     assert not torch.equal(mine, logits(student, student.model))
-    weights = quantize(student, plans.plan(scheme))
+    weights = quantize(student, by_part.plan(scheme))
     assert torch.equal(mine, logits(student, student.model))
     head = qat.head(trained, sharded.head_in_forward(trained))
     assert torch.equal(head.weight, student.model.lm_head.weight) and weights.tensors
@@ -73,7 +73,7 @@ def test_families_that_export_train_rounded(family: str, tmp_path: Path) -> None
         pytest.skip("no graphs yet")
     student = students.load(tmp_path)
     mine = logits(student, rounded(model, "int4"))
-    quantize(student, plans.plan("int4"))
+    quantize(student, by_part.plan("int4"))
     assert torch.allclose(mine, logits(student, student.model), atol=1e-6)
 
 
@@ -134,7 +134,7 @@ def test_a_run_changes_from_its_step_on_and_saves_an_ordinary_student(home: Path
     a, b = runs.weights(run.student), runs.weights(plain.student)
     assert {n: (v.shape, v.dtype) for n, v in a.items()} == {n: (v.shape, v.dtype) for n, v in b.items()}
     assert not any(torch.equal(a[name], b[name]) for name in a if "layers" in name and "proj" in name)
-    integers = quantize(students.load(run.student), plans.plan("int4")).tensors
+    integers = quantize(students.load(run.student), by_part.plan("int4")).tensors
     name = "model.text_model.layers.0.mlp.up_proj.weight"
     assert not torch.equal(a[name], torch.from_numpy(integers[name].dequantize()))  # float32, not rounded
 
