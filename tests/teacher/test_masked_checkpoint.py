@@ -133,9 +133,9 @@ def test_holds_one_tensor_at_a_time(tmp_path: Path) -> None:
     code = """
 import resource, sys
 from pathlib import Path
-from masters_edge.mask_checkpoint import mask_checkpoint
+from masters_edge.teacher.masked_checkpoint import mask_checkpoint
 import torch, numpy
-from masters_edge.masking import MaskedTeacher
+from masters_edge.teacher.masking import MaskedTeacher
 layer = torch.nn.Linear(64, 64); MaskedTeacher(layer, 0.2).set_ratio(0.2)  # whatever torch loads at the first use
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 mask_checkpoint(sys.argv[1], Path(sys.argv[2]), 0.2)
