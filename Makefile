@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RECIPE ?= recipes/demo.yaml
 
-.PHONY: demo test test-slow lint docs economy install clean
+.PHONY: demo test test-all test-rest test-slow lint docs economy install clean
 
 demo: $(VENV)/installed
 	$(BIN)/masters-edge distill $(RECIPE)
@@ -17,6 +17,13 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 test: $(VENV)/installed
 	$(PYTEST)
+
+# All but the slow ones; `make test-rest` is what `make test` leaves out of it.
+test-all: $(VENV)/installed
+	$(PYTEST) -m "not slow"
+
+test-rest: $(VENV)/installed
+	$(PYTEST) -m "wide and not slow"
 
 test-slow: $(VENV)/installed
 	$(PYTEST) -m "slow or not slow"

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Generator
 from functools import partial
 from pathlib import Path
@@ -43,12 +44,17 @@ if "ONEDNN_MAX_CPU_ISA" not in os.environ and CPUINFO.exists() and has_amx(CPUIN
         "This processor has AMX, where OpenVINO dies (SIGFPE) of students as tiny as the tests': AMX isn't tested, by "
         "ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 (set it yourself to test it)"
     )
-if "MASTERS_EDGE_CACHE" not in os.environ:  # inherited by the tests' processes
-    os.environ["MASTERS_EDGE_CACHE"] = tempfile.mkdtemp(prefix="masters-edge-tests-")
-    atexit.register(shutil.rmtree, os.environ["MASTERS_EDGE_CACHE"], ignore_errors=True)
+for folder_of in ("MASTERS_EDGE_CACHE", "MASTERS_EDGE_TESTS"):  # inherited by the tests' processes
+    if folder_of not in os.environ:
+        os.environ[folder_of] = tempfile.mkdtemp(prefix="masters-edge-tests-")
+        atexit.register(shutil.rmtree, os.environ[folder_of], ignore_errors=True)
 
 # Seconds until a worker that is done and doesn't end is killed; xdist's 10 are too few for torch on a busy machine.
 NodeManager.EXIT_TIMEOUT = 120
+
+# CI has so long: what would start later is skipped, and counted as such in the closing line. In seconds since 1970.
+UNTIL = float(os.environ.get("MASTERS_EDGE_TESTS_UNTIL", "inf"))
+
 
 TINY_RECIPE = """\
 student: ./student
@@ -72,14 +78,15 @@ train:
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models() -> Path:
     """A folder with `student` and `teacher`, tiny SmolVLM checkpoints with one tokenizer."""
-    from tests import tiny
+    from tests import shared, tiny
 
-    folder = tmp_path_factory.mktemp("models")
-    tiny.smolvlm(folder / "student", seed=1)
-    tiny.smolvlm(folder / "teacher", seed=2)
-    return folder
+    def make(folder: Path) -> None:
+        tiny.smolvlm(folder / "student", seed=1)
+        tiny.smolvlm(folder / "teacher", seed=2)
+
+    return shared.once("models", make)
 
 
 @pytest.fixture
@@ -188,6 +195,8 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     limit(item.config, slow=item.get_closest_marker("slow") is not None)
+    if time.time() > UNTIL:
+        pytest.skip("no time left (MASTERS_EDGE_TESTS_UNTIL)")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,23 +1,22 @@
-"""Tiny bundles, each exported once in a test session and shared between tests."""
+"""Tiny bundles, each exported once in a test session and shared between tests and processes."""
 
-import atexit
 import functools
+import json
 import shutil
 import tempfile
 from pathlib import Path
 
 from masters_edge.bundle import manifest as manifests
 from masters_edge.export import export_student
-from tests import tiny
+from tests import shared, tiny
 
 QUESTIONS = ["what is in this image?", "is there a triangle?", "what color is the shape?"]
 
 
 @functools.lru_cache
 def root() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="masters-edge-tests-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    """A folder of this process, for what one file's tests share."""
+    return Path(tempfile.mkdtemp(prefix="process-", dir=shared.root()))
 
 
 def student(family: str, splitting: bool = False) -> Path:
@@ -46,7 +45,7 @@ def exact(bundle: Path, folder: Path) -> Path:
 
 def progress(folder: Path) -> list[float]:
     """The shares that `on_progress` heard while this bundle was exported."""
-    return _PROGRESS[folder]
+    return json.loads(_progress(folder).read_text())
 
 
 def samples(count: int = 3) -> list:
@@ -54,25 +53,30 @@ def samples(count: int = 3) -> list:
     return [(tiny.picture(*sizes[i % 3], seed=i), QUESTIONS[i % 3]) for i in range(count)]
 
 
-_PROGRESS: dict[Path, list[float]] = {}
-
-
 @functools.lru_cache
 def _student(family: str, splitting: bool) -> Path:
-    folder = root() / f"{family}-{splitting}"
-    return getattr(tiny, family)(folder, splitting=True) if splitting else getattr(tiny, family)(folder)
+    options = {"splitting": True} if splitting else {}
+    return shared.once(f"{family}-{splitting}", lambda folder: getattr(tiny, family)(folder, **options))
 
 
 @functools.lru_cache
 def _exported(family: str, scheme: str, splitting: bool, target: str) -> Path:
-    out = root() / f"{family}-{splitting}-{target}-{scheme}-bundle"
-    heard = _PROGRESS.setdefault(out, [])
-    export_student(
-        student(family, splitting),
-        target=target,
-        scheme=scheme,
-        out=out,
-        samples=samples(),
-        on_progress=lambda stage, share: heard.append(share),
-    )
-    return out
+    name = f"{family}-{splitting}-{target}-{scheme}-bundle"
+
+    def export(out: Path) -> None:
+        heard: list[float] = []
+        export_student(
+            student(family, splitting),
+            target=target,
+            scheme=scheme,
+            out=out,
+            samples=samples(),
+            on_progress=lambda stage, share: heard.append(share),
+        )
+        _progress(shared.root() / name).write_text(json.dumps(heard))
+
+    return shared.once(name, export)
+
+
+def _progress(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.progress")

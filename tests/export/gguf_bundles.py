@@ -17,7 +17,7 @@ from masters_edge.runtime.backends import WholeQuestion
 from masters_edge.runtime.backends.llamacpp import LlamaCpp, open_backend
 from masters_edge.runtime.families import open_family
 from masters_edge.runtime.prompt import Prompt
-from tests import tiny
+from tests import shared, tiny
 from tests.export import bundles
 
 NEW_TOKENS = 12
@@ -71,7 +71,7 @@ STUDENTS = {
 
 @functools.lru_cache
 def student(name: str) -> Path:
-    return STUDENTS[name](bundles.root() / f"gguf-{name}")
+    return shared.once(f"gguf-{name}", STUDENTS[name])
 
 
 @functools.lru_cache

@@ -21,7 +21,7 @@ FAMILIES = ["internvl3", "internvl3_5"]
 
 @functools.lru_cache
 def student(family: str) -> LoadedStudent:
-    return load(tiny.FAMILIES[family](bundles.root() / f"{family}-graphs-student"))
+    return load(bundles.student(family))
 
 
 @functools.lru_cache

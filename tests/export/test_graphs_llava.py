@@ -23,7 +23,7 @@ SIZES = [(32, 32), (64, 64), (70, 51), (20, 90), (200, 30), (33, 128), (5, 7), (
 
 @functools.lru_cache
 def student() -> LoadedStudent:
-    return load(tiny.llava_onevision(bundles.root() / "llava-graphs-student"))
+    return load(bundles.student("llava_onevision"))
 
 
 @functools.lru_cache

@@ -22,7 +22,7 @@ from masters_edge.export.student import load
 from masters_edge.export.targets import onnx as target
 from masters_edge.quantization.schemes import SCHEMES
 from masters_edge.runtime import Student
-from tests import tiny
+from tests import shared, tiny
 from tests.export import bundles, toys
 
 FAMILIES = [("smolvlm", False), ("idefics3", True)]
@@ -210,7 +210,7 @@ def test_nothing_of_the_exporting_machine_is_inside() -> None:
         for path in folder.rglob("*"):
             content = path.read_bytes() if path.is_file() else b""
             assert b"site-packages" not in content and b".py" not in content, path
-            assert str(bundles.root()).encode() not in content, path
+            assert str(shared.root()).encode() not in content, path
 
 
 @pytest.mark.parametrize(("family", "splitting"), FAMILIES)

@@ -24,6 +24,7 @@ from masters_edge.export.student import load
 from masters_edge.export.targets import Lowering
 from masters_edge.export.targets import openvino as target
 from masters_edge.runtime.backends.openvino import EXACT
+from tests import shared
 from tests.export import bundles, toys
 
 ov = import_openvino()
@@ -230,7 +231,7 @@ def test_nothing_of_the_exporting_machine_is_inside(folder: Path) -> None:
     for path in folder.rglob("*"):
         content = path.read_bytes() if path.is_file() else b""
         assert b"site-packages" not in content and b".py" not in content, path
-        assert str(bundles.root()).encode() not in content, path
+        assert str(shared.root()).encode() not in content, path
 
 
 def test_a_lowering_prints_nothing() -> None:

@@ -44,6 +44,17 @@ EMPTY_SCHEMES = (
     "gguf: llama.cpp rounds activations to 8 bits whatever the scheme; int8 and int4 are what `-a8` says",
     "onnx_portable: DequantizeLinear and MatMul multiply floats; a runtime may fuse them into something else",
 )
+# What `make test` has of both tables: each family, target and scheme once (`mixed` has most schemes). The rest is wide.
+FIRST_FAMILIES = {
+    ("smolvlm", "onnx"),
+    ("idefics3", "onnx_portable"),
+    ("qwen2_5_vl", "gguf"),
+    ("qwen3_vl", "openvino"),
+    ("internvl3", "executorch"),
+    ("internvl3_5", "coreml"),
+    ("llava_onevision", "onnx"),
+}
+FIRST_SCHEMES = {("onnx", "int8-a8"), ("coreml", "int4-g128")}
 families: dict[tuple[str, str], str] = {}
 
 
@@ -64,8 +75,12 @@ def takes(target: str, scheme: str) -> bool:
     return scheme in target_module(target).SCHEMES
 
 
-@pytest.mark.parametrize("target", targets())
-@pytest.mark.parametrize("family", FAMILIES)
+def family_cells() -> list:
+    cells = [(family, target) for family in FAMILIES for target in targets()]
+    return [pytest.param(*cell, marks=[] if cell in FIRST_FAMILIES else [pytest.mark.wide]) for cell in cells]
+
+
+@pytest.mark.parametrize(("family", "target"), family_cells())
 def test_a_family_on_a_target(family: str, target: str, tmp_path: Path) -> None:
     build = STUDENTS.get((family, target), tiny.FAMILIES[family])
     student = build(tmp_path / "student")
@@ -85,7 +100,8 @@ def test_a_family_on_a_target(family: str, target: str, tmp_path: Path) -> None:
 def scheme_cells() -> list:
     cells = [(target, scheme) for target in targets() for scheme in SCHEMES if takes(target, scheme)]
     slow = [cell for cell in cells if cell[0] == "executorch" and cell[1] != "fp32"]
-    return [pytest.param(*cell, marks=[pytest.mark.slow] if cell in slow else []) for cell in cells]
+    marks = lambda cell: [pytest.mark.slow] if cell in slow else [] if cell in FIRST_SCHEMES else [pytest.mark.wide]  # noqa: E731
+    return [pytest.param(*cell, marks=marks(cell)) for cell in cells]
 
 
 @pytest.mark.parametrize(("target", "scheme"), scheme_cells())
@@ -95,6 +111,12 @@ def test_a_scheme_on_a_target(target: str, scheme: str, tmp_path: Path) -> None:
     )
 
 
+def test_the_fast_cells_name_every_family_and_target() -> None:
+    assert {family for family, _ in FIRST_FAMILIES} == set(FAMILIES)
+    assert {target for _, target in FIRST_FAMILIES} == set(targets())
+
+
+@pytest.mark.wide
 def test_the_page_is_what_was_found() -> None:
     if len(families) < len(FAMILIES) * len(targets()):
         pytest.skip("only a part of this file was run")

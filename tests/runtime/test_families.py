@@ -29,7 +29,7 @@ QUESTIONS = [
 @functools.lru_cache
 def opened(family: str) -> tuple[LoadedStudent, Path, Family]:
     """The tiny student, a folder with a bundle's settings, and the torch-free family on it."""
-    student = load(tiny.FAMILIES[family](bundles.root() / f"{family}-student"))
+    student = load(bundles.student(family, family in ("smolvlm", "idefics3")))
     folder = bundles.root() / f"{family}-settings"
     folder.mkdir()
     write_settings(student, folder)
