@@ -9,7 +9,7 @@ from masters_edge.distill import distill
 from masters_edge.families import load_config, load_model, load_processor
 from masters_edge.families.base import family_of
 from masters_edge.families.prompts import Prompter
-from tests import tiny
+from tests import tiny, wide
 
 RECIPE = """\
 student: ./student
@@ -48,7 +48,7 @@ def recipe(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / "tiny.yaml"
 
 
-@pytest.mark.parametrize("recipe", tiny.FAMILIES, indirect=True)
+@pytest.mark.parametrize("recipe", wide.cells(tiny.FAMILIES, ["idefics3", "qwen3_vl"]), indirect=True)
 def test_every_family_distils(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(recipe.parent)
     run = distill(recipe)

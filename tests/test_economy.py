@@ -28,6 +28,7 @@ def run(script: str, out: Path, *arguments: str) -> dict:
     return json.loads(out.read_text())
 
 
+@pytest.mark.wide
 def test_the_grouped_forward_needs_a_quarter_of_the_work_and_gives_the_same_gradient(scripts) -> None:
     grouped = scripts("grouped")
     step = grouped.Step(1, 512, 32, 8, attention="eager", shape=(128, 2))
@@ -48,6 +49,7 @@ def test_chunks_need_an_eighth_of_the_memory_at_most(tmp_path: Path) -> None:
     assert figures["loss_difference"] < 1e-5 and figures["gradient_difference"] < 1e-5
 
 
+@pytest.mark.wide
 def test_trl_computes_the_same_loss_and_gradient_in_more_time(tmp_path: Path) -> None:
     sizes = ("--questions", "1", "--prompt", "128", "--response", "8", "--repeats", "1")
     figures = run("trl_step.py", tmp_path / "trl.json", *sizes)

@@ -13,6 +13,7 @@ import pytest
 
 from masters_edge.data import Question, easy_vqa, open_image, read, verify_images
 from masters_edge.data.images import StoredImage
+from tests import wide
 
 from .conftest import png
 
@@ -225,7 +226,7 @@ def test_no_answers_at_all_is_fine(pictures: Path):
     assert read("a.jsonl", base=pictures)[0].answer is None
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", wide.cells([".jsonl", ".parquet"], [".parquet"]))
 def test_embedded_bytes_are_not_held_in_memory(tmp_path: Path, suffix: str):
     """160 pictures of 1 MB: reading holds a few of them at a time, and none afterwards.
 

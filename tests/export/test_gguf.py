@@ -23,7 +23,7 @@ from masters_edge.export.quantize.record import QuantizedTensor
 from masters_edge.export.student import load
 from masters_edge.export.targets import Lowering
 from masters_edge.export.targets import gguf as target
-from tests import tiny
+from tests import tiny, wide
 from tests.export import gguf_bundles as made_of
 
 FAMILIES = ["smolvlm", "idefics3", "qwen2_5_vl", "qwen3_vl", "internvl3", "internvl3_5"]
@@ -40,7 +40,9 @@ def pictures(name: str) -> list:
     return [tiny.picture(*size, seed=index) for index, size in enumerate([(32, 32), (70, 51), (20, 90)])]
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, "smolvlm_whole", "smolvlm_tiled", "smolvlm_square"])
+@pytest.mark.parametrize(
+    "name", wide.cells([*FAMILIES, "smolvlm_whole", "smolvlm_tiled", "smolvlm_square"], ["smolvlm_tiled", "qwen3_vl"])
+)
 def test_llama_cpp_answers_with_pytorchs_greedy_tokens(name: str) -> None:
     of = made_of.made(name, "fp32")
     backend = made_of.backend(of, exact=True)
@@ -61,7 +63,7 @@ def test_llama_cpp_answers_with_pytorchs_greedy_tokens(name: str) -> None:
     assert worst < LARGEST_ERROR.get(name.partition("_")[0], OTHERS)
 
 
-@pytest.mark.parametrize("scheme", ["int4", "int8", "smallest"])
+@pytest.mark.parametrize("scheme", wide.cells(["int4", "int8", "smallest"], ["smallest"]))
 @pytest.mark.parametrize("name", FAMILIES)
 def test_integers_in_the_files_are_torchaos_bit_for_bit(name: str, scheme: str) -> None:
     of = made_of.made(name, scheme)

@@ -69,6 +69,7 @@ def test_decoder_over_any_past(family: str, splits: list[int]) -> None:
     assert_close(torch.cat(steps, dim=1)[seen], theirs[seen])
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("family", FAMILIES)
 def test_export_passes_the_gate(family: str) -> None:
     manifest = export_student(

@@ -117,6 +117,7 @@ def _still(pinpoints: list) -> dict:
     return {"image_grid_pinpoints": pinpoints, "do_rescale": False, "do_normalize": False}
 
 
+@pytest.mark.wide
 def test_export_passes_the_gate() -> None:
     manifest = export_student(
         student().folder,

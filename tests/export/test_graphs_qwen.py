@@ -42,6 +42,7 @@ def features(model, pixels: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
     return torch.cat([found.pooler_output, *(getattr(found, "deepstack_features", None) or [])], dim=-1)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_gate_is_passed(family: str) -> None:
     exact = manifests.check(bundles.exported(family, "fp32")).parity.exact

@@ -22,7 +22,7 @@ from masters_edge.export.student import load
 from masters_edge.export.targets import onnx as target
 from masters_edge.quantization.schemes import SCHEMES
 from masters_edge.runtime import Student
-from tests import shared, tiny
+from tests import shared, tiny, wide
 from tests.export import bundles, toys
 
 FAMILIES = [("smolvlm", False), ("idefics3", True)]
@@ -33,7 +33,7 @@ def graphs(family: str, splitting: bool, scheme: str = "int4") -> dict[str, onnx
     return {part: onnx.load(folder / file) for part, file in manifests.read(folder).graphs.items()}
 
 
-@pytest.mark.parametrize(("family", "splitting"), FAMILIES)
+@pytest.mark.parametrize(("family", "splitting"), wide.cells(FAMILIES, FAMILIES[:1]))
 def test_integers_in_the_bundle_are_torchaos_bit_for_bit(family: str, splitting: bool) -> None:
     """Decoded here by the operator's own specification, not by the code that packed them."""
     model = load(bundles.student(family, splitting)).model
@@ -66,7 +66,7 @@ def test_integers_in_the_bundle_are_torchaos_bit_for_bit(family: str, splitting:
     assert found == set(expected)
 
 
-@pytest.mark.parametrize("scheme", target.SCHEMES)
+@pytest.mark.parametrize("scheme", wide.cells(target.SCHEMES, ["int4", "int8"]))
 def test_every_scheme_computes_and_decodes(scheme: str, tmp_path: Path) -> None:
     toy = toys.Toy(scheme)
     model = onnx_graphs.lower(toy.part, toy.weights, target.OPSET, target._product)
@@ -137,6 +137,7 @@ def test_packing_by_hand() -> None:
     assert packed_zeros is not None and packed_zeros.tolist() == [0x80, 0x0F]
 
 
+@pytest.mark.wide
 def test_a_mixed_plan_keeps_its_parts_apart() -> None:
     """balanced: int4 decoder, the rest int8, embedding and head one tensor; the table is looked up as integers."""
     folder = bundles.exported("smolvlm", "balanced")

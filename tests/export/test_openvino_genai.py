@@ -15,7 +15,7 @@ from masters_edge.export.quantize import quantize
 from masters_edge.export.student import LoadedStudent, load
 from masters_edge.quantization import by_part
 from masters_edge.runtime.backends.openvino import EXACT
-from tests import tiny
+from tests import tiny, wide
 from tests.export import bundles
 
 QUESTION = "what is in this image?"
@@ -64,7 +64,7 @@ def generated(pipeline, picture) -> list[int]:
     return ids
 
 
-@pytest.mark.parametrize("family", SIZES)
+@pytest.mark.parametrize("family", wide.cells(SIZES, ["qwen2_5_vl"]))
 def test_answers_equal_pytorch(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino_genai")
     genai = import_openvino("openvino_genai")
@@ -78,7 +78,7 @@ def test_answers_equal_pytorch(family: str, monkeypatch: pytest.MonkeyPatch) -> 
             assert generated(pipeline, picture) == reference(student, picture, QUESTION, NEW).answer, (backend, size)
 
 
-@pytest.mark.parametrize("family", SIZES)
+@pytest.mark.parametrize("family", wide.cells(SIZES, ["qwen2_5_vl"]))
 def test_our_own_runtime_runs_the_same_files(family: str) -> None:
     """The gate already compared them with PyTorch, part by part."""
     exact = manifests.check(exported(family)[1]).parity.exact

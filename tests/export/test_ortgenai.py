@@ -19,7 +19,7 @@ from masters_edge.export.student import LoadedStudent, load
 from masters_edge.export.targets import onnx as onnx_target
 from masters_edge.quantization import by_part
 from masters_edge.runtime.prompt import Prompt
-from tests import tiny
+from tests import tiny, wide
 from tests.export import bundles
 
 FAMILIES = ["qwen2_5_vl", "qwen3_vl"]
@@ -46,7 +46,7 @@ def finished(family: str, scheme: str) -> tuple[LoadedStudent, Path]:
     return student, folder
 
 
-@pytest.mark.parametrize("scheme", ["fp32", "int4"])
+@pytest.mark.parametrize("scheme", wide.cells(["fp32", "int4"], ["int4"]))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_answers_equal_pytorch(family: str, scheme: str, tmp_path: Path) -> None:
     genai = pytest.importorskip("onnxruntime_genai")

@@ -16,7 +16,7 @@ from masters_edge.common.errors import UserError
 from masters_edge.export import export_student, targets
 from masters_edge.quantization.by_part import PARTS, QuantizationPlan, plan
 from masters_edge.quantization.schemes import SCHEMES
-from tests import tiny
+from tests import tiny, wide
 from tests.export import bundles, gguf_bundles
 from tests.families import places
 
@@ -76,8 +76,7 @@ def takes(target: str, scheme: str) -> bool:
 
 
 def family_cells() -> list:
-    cells = [(family, target) for family in FAMILIES for target in targets()]
-    return [pytest.param(*cell, marks=[] if cell in FIRST_FAMILIES else [pytest.mark.wide]) for cell in cells]
+    return wide.cells([(family, target) for family in FAMILIES for target in targets()], FIRST_FAMILIES)
 
 
 @pytest.mark.parametrize(("family", "target"), family_cells())

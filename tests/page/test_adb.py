@@ -353,6 +353,7 @@ def test_ctrl_c_leaves_the_phone_as_it_was(adb: StandIn) -> None:
     assert left_as_it_was(adb, phone)
 
 
+@pytest.mark.wide
 @needs_browser
 def test_a_real_browser_on_the_phone_measures_though_the_cable_is_pulled(adb: StandIn, tmp_path: Path) -> None:
     phone = Phone("R5CT")

@@ -198,6 +198,7 @@ def test_what_a_checkpoint_wants_of_generation_is_as_in_python(
         engine.close()
 
 
+@pytest.mark.wide
 def test_pictures_are_decoded_as_pillow_does(browser: Browser, server: Server) -> None:
     engine = Engine(browser, server, bundles.exported("smolvlm", "fp32", True))
     photo = Image.fromarray(np.random.default_rng(3).integers(0, 256, (50, 70, 3), dtype=np.uint8)).resize((140, 101))
@@ -228,6 +229,7 @@ def test_pictures_are_decoded_as_pillow_does(browser: Browser, server: Server) -
     engine.close()
 
 
+@pytest.mark.wide
 def test_asks_nobody_else(tmp_path: Path) -> None:
     """Without isolation too, where one thread is all there is."""
     bundle = bundles.exported("qwen2_5_vl", "fp32")

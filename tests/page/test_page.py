@@ -23,7 +23,7 @@ from masters_edge.benchmarks.suites import load
 from masters_edge.common.errors import UserError
 from masters_edge.data.records import open_image
 from masters_edge.runtime import Student
-from tests import tiny
+from tests import tiny, wide
 from tests.page.conftest import EAGER, Bench, benched, int4, made_later, opened
 from tests.page.driver import DESKTOP, PHONE, SWIFTSHADER, Browser, chromium, logged_urls, needs_browser
 from tests.serve.server import png
@@ -65,7 +65,7 @@ def answers(run: Bench) -> list[str]:
     return [json.loads(line)["text"] for line in (run.out.parent / name).read_text().splitlines()]
 
 
-@pytest.mark.parametrize("screen", ["laptop", "phone"])
+@pytest.mark.parametrize("screen", wide.cells(["laptop", "phone"], ["phone"]))
 def test_fifty_official_questions(screen: str, student: Student, tmp_path: Path) -> None:
     view, net_log = PHONE if screen == "phone" else DESKTOP, tmp_path / "net.json"
     suite = load("easy-vqa").take(50)
@@ -183,6 +183,7 @@ def test_closed_in_the_middle_and_opened_again(browser: Browser, tmp_path: Path)
         assert len({row["id"] for row in rows(run)}) == 200
 
 
+@pytest.mark.wide
 def test_the_network_is_lost(browser: Browser, tmp_path: Path) -> None:
     run = benched(tmp_path, load("easy-vqa").take(60), latency_questions=40)
     assert run.link  # the server is there
@@ -206,6 +207,7 @@ def test_the_network_is_lost(browser: Browser, tmp_path: Path) -> None:
         assert len(rows(run)) == 60 and found.latency.total_ms and found.latency.total_ms.n == 40
 
 
+@pytest.mark.wide
 def test_in_the_background(browser: Browser, tmp_path: Path) -> None:
     run = benched(tmp_path, load("easy-vqa").take(150))
     with opened(browser, run):
@@ -223,6 +225,7 @@ def test_in_the_background(browser: Browser, tmp_path: Path) -> None:
         assert "in the background" in browser["cards"].text
 
 
+@pytest.mark.wide
 def test_stop_and_go_on_later(browser: Browser, tmp_path: Path) -> None:
     run = benched(tmp_path, load("easy-vqa").take(200))
     with opened(browser, run):
@@ -272,6 +275,7 @@ DIES = """
 """
 
 
+@pytest.mark.wide
 def test_a_worker_that_dies(browser: Browser, tmp_path: Path) -> None:
     script = browser.command("Page.addScriptToEvaluateOnNewDocument", {"source": DIES})["identifier"]
     try:
@@ -292,6 +296,7 @@ PROMISES_WEBGPU = """
 """
 
 
+@pytest.mark.wide
 def test_two_students_what_is_read_out_and_webgpu_that_fails(browser: Browser, tmp_path: Path) -> None:
     subjects = [Subject("int4", "exported", int4()), Subject("later", "exported", made_later(int4()))]
     heard = """new MutationObserver(() => (window.heard ??= []).push(document.getElementById("announced").textContent))

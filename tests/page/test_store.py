@@ -125,6 +125,7 @@ def in_worker(chrome: Browser, sha256: str, path: str) -> int:
     )
 
 
+@pytest.mark.wide
 def test_in_pieces_and_never_twice(chrome: Browser, server: Server) -> None:
     given, total = bundle(), sum(map(len, CONTENT.values()))
     heard = download(chrome, given)
@@ -163,6 +164,7 @@ def test_half_there_after_a_reload(chrome: Browser, server: Server) -> None:
     assert in_worker(chrome, given["sha256"], "onnx/a b.onnx") > 0
 
 
+@pytest.mark.wide
 def test_nobody_answers_for_a_while(chrome: Browser, server: Server) -> None:
     given = bundle()
     server.left = 2
@@ -193,6 +195,7 @@ def test_damaged_on_the_way(chrome: Browser, server: Server) -> None:
     assert not chrome.wait_js("return caches.match('/kept/' + given[0] + '/whole/onnx/a%20b.onnx')", "b" * 64)
 
 
+@pytest.mark.wide
 def test_no_room_on_the_device(chrome: Browser, server: Server) -> None:
     given = bundle()
     origin = f"http://127.0.0.1:{server.port}"
@@ -216,6 +219,7 @@ def test_no_room_on_the_device(chrome: Browser, server: Server) -> None:
     assert found == [about, "picture", None, []]
 
 
+@pytest.mark.wide
 def test_not_a_secure_context(server: Server) -> None:
     """Plain HTTP on the network: no Cache API, no hashes of the browser; the page's memory has to do."""
     given = bundle()

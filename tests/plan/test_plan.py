@@ -87,6 +87,7 @@ def test_configs_alone_are_enough(tiny_recipe: Path) -> None:
     assert made.student.total == 197_536 and any("assumed: a picture" in sentence for sentence in made.assumed)
 
 
+@pytest.mark.wide
 def test_paper_recipe_offline_from_the_shapes_that_come_along() -> None:
     """8 x 80 GiB: neither the responses nor a step of 32 questions fits; what is proposed does."""
     one = ["train.questions_per_device=1", "train.gradient_checkpointing=true"]

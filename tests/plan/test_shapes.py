@@ -13,7 +13,7 @@ from masters_edge.plan import prompts
 from masters_edge.plan.published import PARAMETERS_B, SHAPES
 from masters_edge.plan.shapes import PARTS, shape
 from masters_edge.plan.tokens import Work
-from tests import tiny
+from tests import tiny, wide
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -48,7 +48,7 @@ def test_no_config_is_one_sentence(tmp_path: Path) -> None:
         shape("some/model", {"some/model": str(tmp_path / "config.json")})
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", wide.cells(tiny.FAMILIES, ["smolvlm", "qwen2_5_vl"]))
 def test_flops_are_those_of_the_grouped_forward(tmp_path: Path, family: str) -> None:
     """Against torch's own counter, which counts matrix products alone."""
     from torch.utils.flop_counter import FlopCounterMode

