@@ -17,6 +17,7 @@ from masters_edge.common.errors import UserError
 from masters_edge.export import export_student, graphs, schemes, targets
 from masters_edge.export.gate import parity
 from masters_edge.export.targets import onnx as onnx_target
+from tests import wide
 from tests.export import bundles
 
 
