@@ -73,15 +73,16 @@ def _wanted(targets: Sequence[str], schemes: Sequence[str] | None, found: "Archi
     """Each target with each scheme that it can hold; what is left out is said."""
     from masters_edge.common import registry
     from masters_edge.common.quiet import hush
-    from masters_edge.export import pipeline
+    from masters_edge.export import target_names
+    from masters_edge.export import targets as known
     from masters_edge.preview import cost
     from masters_edge.quantization import by_part
 
     pairs = []
     plans = {scheme: by_part.plan(scheme) for scheme in schemes or SCHEMES}
     for target in dict.fromkeys(targets):
-        registry.check(target, "target", pipeline.targets())
-        able = registry.load(pipeline.targets_package, target).SCHEMES
+        registry.check(target, "target", target_names())
+        able = registry.load(known, target).SCHEMES
         hush()  # torch's import gives its loggers levels of its own
         for scheme, parts in plans.items():
             unable = sorted({part.name for part in parts.parts.values()} - set(able))
@@ -162,12 +163,15 @@ def _measure(
     here = [m for m in all_found.measurements if m.name in names]
     if here:
         device_of = here[-1].device
-        console.print(screen.table([m for m in here if m.device == device_of]))
+        shown = [m for m in here if m.device == device_of]
+        console.print(screen.table(shown))
         where = f"{device_of.name} ({device_of.model or device_of.cpu})"
         say(
             f"On {where}, {here[-1].threads} thread{'s' * (here[-1].threads > 1)}. Medians. Weights are random: times, "
             "memory and sizes count, answers don't."
         )
+        for why in dict.fromkeys(why for m in shown for why in m.unmeasured if why.startswith("peak memory")):
+            say(f"– {why}.")
         for case in (case for m in here for case in m.cases if case.skipped):
             say(f"{case.name}: {case.skipped}")
         say(f"figures: {results}; picture: masters-edge report {results}")

@@ -10,7 +10,7 @@ from masters_edge.benchmarks.results import Case, Measurement, Stage
 
 
 def table(measurements: Sequence[Measurement]) -> Table:
-    """A row for each bundle and case; medians. It fits 80 columns."""
+    """A row for each bundle and case; medians, – where the device can't tell. It fits 80 columns."""
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     grid.add_column("bundle", overflow="fold", min_width=9)
     grid.add_column("file\nMB", justify="right", no_wrap=True)
@@ -22,7 +22,7 @@ def table(measurements: Sequence[Measurement]) -> Table:
         head = [
             f"{found.target} {found.scheme}\n{found.runtime}",
             _round(found.size_bytes / 1e6),
-            _round(found.peak_rss_mib),
+            "–" if found.peak_rss_mib is None else _round(found.peak_rss_mib),
         ]
         for index, case in enumerate(found.cases):
             last = index == len(found.cases) - 1

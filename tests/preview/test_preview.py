@@ -12,14 +12,17 @@ import pytest
 from rich.console import Console
 from safetensors import safe_open
 
-from masters_edge.benchmarks import Subject, results
+from masters_edge import benchmarks
+from masters_edge.benchmarks import Results, Subject, results
 from masters_edge.benchmarks.cases import PROMPTS
+from masters_edge.benchmarks.page.record import NOT_TOLD
 from masters_edge.benchmarks.results import Measurement
 from masters_edge.common.errors import UserError
 from masters_edge.export.student import load
 from masters_edge.plan.published import PARAMETERS_B
 from masters_edge.preview import architecture, command, cost, exporting, screen, stand_ins, weights
 from tests import tiny
+from tests.benchmarks import sample
 from tests.export import bundles
 
 
@@ -199,3 +202,16 @@ def test_bundles_are_measured_without_accuracy(tmp_path: Path, capsys: pytest.Ca
     shown(results.read(path).measurements, ["fp32"])
     said = capsys.readouterr().out
     assert "On " in said and "1 thread. Medians. Weights are random" in said and "onnx fp32" in said
+
+
+def test_what_a_browser_does_not_tell_is_a_dash_and_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = architecture.find(str(config_of(tmp_path, "smolvlm")))
+    untold = sample.measurement("a-onnx-int4", runtime="wasm", peak_rss_mib=None, unmeasured=NOT_TOLD)
+    monkeypatch.setattr(benchmarks, "bench", lambda *_, **__: Results(measurements=(untold,)), raising=False)
+    command._measure(found, [Subject("a-onnx-int4", "exported", tmp_path)], "browser", 1, tmp_path / "out")
+    said = capsys.readouterr().out
+    row = next(line.split() for line in said.splitlines() if "onnx int4" in line)
+    assert row == ["onnx", "int4", "0.64", "–"]
+    assert "– peak memory: a browser doesn't tell it." in said and "energy" not in said
