@@ -8,6 +8,6 @@ Rooms: `quantize/` (schemes and the integer record), `graphs/` (parts of a model
 package loads neither torch nor transformers.
 """
 
-from masters_edge.export.pipeline import export_student, schemes, targets
+from masters_edge.export.pipeline import export_student, schemes, target_names
 
-__all__ = ["export_student", "schemes", "targets"]
+__all__ = ["export_student", "schemes", "target_names"]

@@ -13,8 +13,7 @@ from masters_edge.bundle import manifest as manifests
 from masters_edge.bundle.inspection import refuse_pickles
 from masters_edge.common import registry, versions
 from masters_edge.common.errors import UserError
-from masters_edge.export import card, disk_space
-from masters_edge.export import targets as targets_package
+from masters_edge.export import card, disk_space, targets
 from masters_edge.export.student import LoadedStudent, load, read_config
 from masters_edge.quantization import by_part
 from masters_edge.quantization.by_part import QuantizationPlan
@@ -29,9 +28,9 @@ if TYPE_CHECKING:
 Say = Callable[[str, float], None]
 
 
-def targets() -> list[str]:
+def target_names() -> list[str]:
     """Formats a student can be exported to."""
-    return registry.names(targets_package)
+    return registry.names(targets)
 
 
 def schemes() -> list[str]:
@@ -60,7 +59,7 @@ def export_student(
     """
     student, out = Path(student), Path(out)
     say = on_progress or (lambda stage, share: None)
-    registry.check(target, "target", targets())
+    registry.check(target, "target", target_names())
     plan = scheme if isinstance(scheme, QuantizationPlan) else by_part.plan(scheme)
     read_config(student)
     if not samples:
@@ -186,7 +185,7 @@ def _lowering(target: str) -> ModuleType:
         import torch  # noqa: F401
 
         hush()  # torch's import gives its loggers levels of its own
-        return registry.load(targets_package, target)
+        return registry.load(targets, target)
     except ModuleNotFoundError as error:
         from masters_edge.common.extras import extra_with
 

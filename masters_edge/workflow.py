@@ -72,15 +72,14 @@ def export(
     from masters_edge.benchmarks import scores
     from masters_edge.bundle import manifest as manifests
     from masters_edge.common import registry
-    from masters_edge.export import export_student
-    from masters_edge.export import targets as known_targets
+    from masters_edge.export import export_student, target_names
     from masters_edge.export.up_to_date import up_to_date
 
     home = _run_of(run, student)
     recipe = home.recipe() if home else None
     targets = targets or (recipe.export.targets if recipe else ["onnx"])
     for target in targets:
-        registry.check(target, "target", known_targets())
+        registry.check(target, "target", target_names())
     folder = student or (home.student if home else None)
     assert folder is not None
     chosen = schemes or (recipe.quantize.schemes if recipe else ["fp32", "int4"])

@@ -17,7 +17,7 @@ import typer
 
 from masters_edge.cli import app
 from masters_edge.common.errors import UserError
-from masters_edge.export import targets
+from masters_edge.export import target_names
 from masters_edge.quantization.by_part import plan
 from tests.docs.keys import problem_of_override
 from tests.docs.pages import ROOT, Page, pages
@@ -114,7 +114,7 @@ def problem_of_ours(words: list[str], whole: bool) -> str | None:
 def problem_of_values(formats: list[str], schemes: list[str]) -> str | None:
     """Whether targets and schemes are known, which the commands look up after they have started."""
     for target in formats:
-        if target not in targets():
+        if target not in target_names():
             return f"there is no target {target}"
     for scheme in schemes:
         try:

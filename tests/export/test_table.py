@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from masters_edge.common.errors import UserError
-from masters_edge.export import export_student, targets
+from masters_edge.export import export_student, target_names
 from masters_edge.quantization.by_part import PARTS, QuantizationPlan, plan
 from masters_edge.quantization.schemes import SCHEMES
 from tests import tiny, wide
@@ -76,7 +76,7 @@ def takes(target: str, scheme: str) -> bool:
 
 
 def family_cells() -> list:
-    return wide.cells([(family, target) for family in FAMILIES for target in targets()], FIRST_FAMILIES)
+    return wide.cells([(family, target) for family in FAMILIES for target in target_names()], FIRST_FAMILIES)
 
 
 @pytest.mark.parametrize(("family", "target"), family_cells())
@@ -97,7 +97,7 @@ def test_a_family_on_a_target(family: str, target: str, tmp_path: Path) -> None:
 
 
 def scheme_cells() -> list:
-    cells = [(target, scheme) for target in targets() for scheme in SCHEMES if takes(target, scheme)]
+    cells = [(target, scheme) for target in target_names() for scheme in SCHEMES if takes(target, scheme)]
     slow = [cell for cell in cells if cell[0] == "executorch" and cell[1] != "fp32"]
     marks = lambda cell: [pytest.mark.slow] if cell in slow else [] if cell in FIRST_SCHEMES else [pytest.mark.wide]  # noqa: E731
     return [pytest.param(*cell, marks=marks(cell)) for cell in cells]
@@ -112,12 +112,12 @@ def test_a_scheme_on_a_target(target: str, scheme: str, tmp_path: Path) -> None:
 
 def test_the_fast_cells_name_every_family_and_target() -> None:
     assert {family for family, _ in FIRST_FAMILIES} == set(FAMILIES)
-    assert {target for _, target in FIRST_FAMILIES} == set(targets())
+    assert {target for _, target in FIRST_FAMILIES} == set(target_names())
 
 
 @pytest.mark.wide
 def test_the_page_is_what_was_found() -> None:
-    if len(families) < len(FAMILIES) * len(targets()):
+    if len(families) < len(FAMILIES) * len(target_names()):
         pytest.skip("only a part of this file was run")
     page = HEAD + table() + scheme_table() + places.page()
     if os.environ.get("MASTERS_EDGE_WRITE_DOCS"):
@@ -128,10 +128,10 @@ def test_the_page_is_what_was_found() -> None:
 def table() -> str:
     """Families by targets; an empty cell has a footnote that says why."""
     reasons: list[str] = []
-    lines = [f"| | {' | '.join(targets())} |", "|---" * (len(targets()) + 1) + "|"]
+    lines = [f"| | {' | '.join(target_names())} |", "|---" * (len(target_names()) + 1) + "|"]
     for family, name in FAMILIES.items():
         cells = []
-        for target in targets():
+        for target in target_names():
             found = families[family, target]
             if found != "yes":
                 if found not in reasons:
@@ -144,7 +144,8 @@ def table() -> str:
 
 
 def scheme_table() -> str:
-    lines = [f"| | {' | '.join(targets())} |", "|---" * (len(targets()) + 1) + "|"]
+    lines = [f"| | {' | '.join(target_names())} |", "|---" * (len(target_names()) + 1) + "|"]
     for scheme in SCHEMES:
-        lines.append(f"| {scheme} | {' | '.join('yes' if takes(target, scheme) else '' for target in targets())} |")
+        held = ["yes" if takes(target, scheme) else "" for target in target_names()]
+        lines.append(f"| {scheme} | {' | '.join(held)} |")
     return "\n".join([*lines, "", "Why a cell is empty:", "", *(f"- {why}" for why in EMPTY_SCHEMES), ""])
