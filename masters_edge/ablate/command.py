@@ -211,7 +211,7 @@ class _Report:
         device.pop("name")
         self.facts: dict[str, Any] = {
             "recipe_sha256": experiments.digest_of(ablation.recipe),
-            "versions": runs.versions(),
+            "versions": runs.versions_here(),
             "machine": device,
             "jobs": asked.jobs,
         }

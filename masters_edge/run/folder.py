@@ -144,15 +144,17 @@ def open_run(recipe: Recipe, recipe_path: Path, fingerprints: dict[str, Any], th
             "seed": recipe.seed,
             "threads": threads,
             "fingerprints": fingerprints,
-            "versions": {
-                "masters-edge": versions.own(),
-                "python": platform.python_version(),
-                **versions.installed(*_LIBRARIES),
-            },
+            "versions": versions_here(),
             "machine": platform.platform(),
         },
     )
     return run
+
+
+def versions_here() -> dict[str, str]:
+    """Python's and the main libraries' versions, as far as they are installed."""
+    found = {"masters-edge": versions.own(), "python": platform.python_version()}
+    return found | versions.installed(*_LIBRARIES)
 
 
 def _require_new(folder: Path, recipe: str) -> None:
