@@ -214,7 +214,7 @@ class _Main:
         last: list[float] = []
         while now - started < total_s:
             for image, text in around:
-                taken.append(float(self.answerer.answer(image, text, exactly=self.job["exactly"]).total_ms))
+                taken.append(self.answerer.answer(image, text, exactly=self.job["exactly"]).total_ms)
             now = time.monotonic()
             self.emit.progress("sustained", round(min(now - started, total_s), 1), total_s)
             over = now - started >= total_s

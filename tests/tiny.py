@@ -100,17 +100,24 @@ def llava_onevision(folder: Path, seed: int = 0) -> Path:
 
     tokenizer = _qwen_tokenizer(**processors.NAMED_TOKENS["llava_onevision"])
     grid = [[SIDE * rows, SIDE * columns] for rows in range(1, 5) for columns in range(1, 5) if rows * columns <= 4]
-    shared = dict(vision_feature_select_strategy="full", vision_aspect_ratio="anyres_max_2")
     config = LlavaOnevisionConfig(
         image_token_index=tokenizer.image_token_id,
         video_token_index=tokenizer.video_token_id,
         image_grid_pinpoints=grid,
         vision_config=_vision(model_type="siglip_vision_model", image_size=SIDE, patch_size=8, vision_use_head=False),
         text_config=_text(tokenizer, model_type="qwen2", tie_word_embeddings=True),
-        **shared,
+        vision_feature_select_strategy="full",
+        vision_aspect_ratio="anyres_max_2",
     )
     images = dict(size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=grid)
-    processor = processors.processor("llava_onevision", tokenizer, images, num_image_tokens=(SIDE // 8) ** 2, **shared)
+    processor = processors.processor(
+        "llava_onevision",
+        tokenizer,
+        images,
+        num_image_tokens=(SIDE // 8) ** 2,
+        vision_feature_select_strategy="full",
+        vision_aspect_ratio="anyres_max_2",
+    )
     return _save(folder, LlavaOnevisionForConditionalGeneration, config, processor, seed)
 
 

@@ -18,7 +18,7 @@ PEERS = peers.KINDS
 class Here:
     """The `Place` that this process runs in."""
 
-    most_threads = None
+    most_threads: int | None = None
     notes: tuple[str, ...] = ()
 
     def __init__(self) -> None:

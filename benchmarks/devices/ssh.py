@@ -42,7 +42,7 @@ print(json.dumps({"device": machine.describe(), "usable": machine.usable_cores()
 class Board:
     """A `Place` behind ssh, held by us alone as long as we are connected."""
 
-    most_threads = None
+    most_threads: int | None = None
 
     def __init__(self, connection: Connection, address: str, who: str) -> None:
         self.connection, self.address, self.who = connection, address, who

@@ -40,7 +40,7 @@ class Desk:
         self.device_name: str | None = None
         self._note = on_note or (lambda text: None)
         self._changed = threading.Condition()
-        self._listeners: set[Callable[[], None]] = set()
+        self._listeners: set[Callable[[], object]] = set()
         self._cookie: str | None = None
         self._n, self._phase, self._message = 1, "waiting", ""
         self._record: Record | None = None
@@ -242,7 +242,7 @@ class Desk:
         self._fail(UserError(f"measuring {name} in the browser stopped: {message}"))
 
     @contextmanager
-    def listening(self, on_change: Callable[[], None]) -> Iterator[None]:
+    def listening(self, on_change: Callable[[], object]) -> Iterator[None]:
         """`on_change` is called from any thread whenever `n` grows."""
         with self._changed:
             self._listeners.add(on_change)

@@ -67,7 +67,8 @@ def serving(
             server_header=False,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=10,
-            **({"ssl_certfile": pem, "ssl_keyfile": pem} if pem else {}),
+            ssl_certfile=pem,
+            ssl_keyfile=pem,
         )
         link = Link(tuple(origin(scheme, one, port) for one in found), port, desk.token, fingerprint, wanted.lan)
         server = uvicorn.Server(config)

@@ -39,7 +39,7 @@ class Answer(Protocol):
     prefill_ms: float | None
     ttft_ms: float | None
     decode_tokens_per_s: float | None
-    total_ms: float | None
+    total_ms: float
 
 
 @dataclass(frozen=True)

@@ -53,12 +53,13 @@ def _product(editor: Editor, x: ir.Value, record: QuantizedTensor) -> ir.Value:
     """x times the dequantized weight. Names of the integers say whose they are."""
     if record.zero_points.any():
         raise ValueError(f"{record.name}: only zero points of zero are written here")
-    per_channel = record.group_size == record.integers.shape[1]
     kind = {4: ml_dtypes.int4, 8: np.int8}[record.bits]
     table = editor.weight(f"{record.name}.integers", np.ascontiguousarray(record.integers.T).astype(kind))
-    scales = record.scales.astype(np.float32)
-    layout = {"axis": 1} if per_channel else {"axis": 0, "block_size": record.group_size}
-    factors = editor.weight(
-        f"{record.name}.scales", scales.reshape(-1) if per_channel else np.ascontiguousarray(scales.T)
-    )
-    return editor.node("MatMul", x, editor.node("DequantizeLinear", table, factors, **layout))
+    name, scales = f"{record.name}.scales", record.scales.astype(np.float32)
+    if record.group_size == record.integers.shape[1]:  # a scale for each channel
+        factors = editor.weight(name, scales.reshape(-1))
+        weight = editor.node("DequantizeLinear", table, factors, axis=1)
+    else:
+        factors = editor.weight(name, np.ascontiguousarray(scales.T))
+        weight = editor.node("DequantizeLinear", table, factors, axis=0, block_size=record.group_size)
+    return editor.node("MatMul", x, weight)

@@ -44,6 +44,7 @@ from masters_edge.responses.visits import Visit
 from masters_edge.rewards.judge import with_judge
 from masters_edge.run.cast import cast_of
 from masters_edge.teacher.chain import TeacherChain
+from masters_edge.training.batches import Visits
 from masters_edge.training.phase import build
 from masters_edge.training.phase import held_out as accuracy_of
 
@@ -287,6 +288,7 @@ def _train(
     trainer.train()
     per_step = questions_per_step(recipe, phase)
     dataset = trainer.train_dataset
+    assert isinstance(dataset, Visits)
     tokens = []
     for step in range(STEPS):
         groups = [dataset[index] for index in range(step * per_step, (step + 1) * per_step)]

@@ -6,7 +6,7 @@ In: the responses of a phase, or those to a few questions asked ahead. Out: the 
 thresholds come from measurements (docs/results/ablation.md).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ def settle_split(recipe: Recipe, phase: Phase, pool: int, out: Path, measure: Ca
     )
 
 
-def distinct(drawn: dict[str, Sequence[Any]]) -> float:
+def distinct(drawn: Mapping[str, Sequence[Any]]) -> float:
     """Mean number of different responses to a question; `drawn`: its (token ids, speaker) pairs by question id."""
     return sum(len({ids for ids, _ in said}) for said in drawn.values()) / len(drawn)
 

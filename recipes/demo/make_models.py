@@ -22,6 +22,7 @@ import collections
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,10 +89,11 @@ def make_model(size: str, processor: SmolVLMProcessor) -> SmolVLMForConditionalG
     tokens = dict(
         pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id
     )
+    untyped: dict[str, Any] = {"pad_token_id": tokenizer.pad_token_id}  # not among its annotations
     config = SmolVLMConfig(
         image_token_id=processor.image_token_id,
         scale_factor=2,
-        pad_token_id=tokenizer.pad_token_id,
+        **untyped,
         tie_word_embeddings=True,
         vision_config=dict(
             hidden_size=shape["hidden"],
@@ -128,7 +130,7 @@ def prompts(processor: SmolVLMProcessor, questions: set[str]) -> dict[str, list[
     blank = Image.new("RGB", (IMAGE_SIDE, IMAGE_SIDE))
     ids = {}
     for text in sorted(questions):
-        chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
+        chat: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
         prompt = processor.apply_chat_template(chat, add_generation_prompt=True)
         ids[text] = processor(text=prompt, images=[blank])["input_ids"][0]
     return ids
@@ -187,8 +189,9 @@ def warm_vision(model, images, shape, colour, steps: int, augment) -> None:
 def score(model, images, samples: list[Sample], prompt_ids: dict, processor) -> dict[str, float]:
     """Share of right greedy answers (exact match), by kind of question, in per cent."""
     model.eval()
-    right, asked = collections.Counter(), collections.Counter()
-    by_length = collections.defaultdict(list)
+    right: collections.Counter[str] = collections.Counter()
+    asked: collections.Counter[str] = collections.Counter()
+    by_length: dict[int, list[Sample]] = collections.defaultdict(list)
     for sample in samples:
         by_length[len(prompt_ids[sample[1]])].append(sample)
     for group in by_length.values():
@@ -242,7 +245,9 @@ def pixels(processor, images: list[Image.Image]) -> torch.Tensor:
 
 
 def easy_vqa_samples(split: str) -> tuple[list[Image.Image], list[Sample]]:
-    images, samples, seen = [], [], {}
+    images: list[Image.Image] = []
+    samples: list[Sample] = []
+    seen: dict[str, int] = {}
     for question in easy_vqa.read(split):
         if question.image_id not in seen:
             seen[question.image_id] = len(images)

@@ -29,10 +29,11 @@ def smolvlm(hidden: int, layers: int, vocabulary: int, seed: int, attention: str
     hush()
     hush_transformers()
     torch.manual_seed(seed)
+    untyped: dict[str, Any] = {"pad_token_id": PAD_ID}  # not among its annotations
     config = SmolVLMConfig(
         image_token_id=IMAGE_ID,
         scale_factor=2,
-        pad_token_id=PAD_ID,
+        **untyped,
         tie_word_embeddings=True,
         vision_config=dict(
             hidden_size=192,

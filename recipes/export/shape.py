@@ -5,6 +5,7 @@ config). The tokenizer is a small one trained here: what it lacks in words only 
 """
 
 from pathlib import Path
+from typing import Any
 
 from masters_edge.common.quiet import hush, hush_transformers
 
@@ -34,10 +35,11 @@ def build(folder: Path, seed: int = 0) -> Path:
     images = dict(size={"longest_edge": 512}, max_image_size={"longest_edge": 512}, do_image_splitting=False)
     processor = processors.processor("smolvlm", tokenizer, images, image_seq_len=64)
     ids = dict(pad_token_id=1, bos_token_id=0, eos_token_id=2)
+    untyped: dict[str, Any] = {"pad_token_id": 1}  # not among its annotations
     config = SmolVLMConfig(
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_id=processor.image_token_id,
         scale_factor=4,
-        pad_token_id=1,
+        **untyped,
         tie_word_embeddings=False,
         vision_config=dict(
             hidden_size=768,

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from masters_edge.benchmarks import Settings, Subject, bench, suites
 from masters_edge.common.files import write_text
+from masters_edge.data.records import open_image
 
 HERE = Path(__file__).resolve().parent
 REQUIREMENTS = HERE / "requirements.txt"
@@ -58,7 +59,7 @@ def write_questions(suite: suites.Suite, work: Path) -> None:
     for question in suite.questions:
         copy = work / "images" / f"{question.image_id.replace('/', '-')}.png"
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(question.image, copy)
+        open_image(question).save(copy)
         row = {"id": question.id, "image": str(copy.relative_to(work)), "question": question.text}
         lines.append(json.dumps({**row, "answer": question.answer}))
     write_text(work / "easy_vqa.jsonl", "\n".join(lines) + "\n")
@@ -79,8 +80,9 @@ def environment(folder: Path) -> Path:
 @contextmanager
 def served(bundle: Path, threads: int) -> Iterator[tuple[str, str]]:
     """`masters-edge serve` on a free port; its URL and the model's name."""
-    command = [sys.executable, "-m", "masters_edge", "serve", bundle, "--port", "0", "--threads", str(threads)]
+    command = [sys.executable, "-m", "masters_edge", "serve", str(bundle), "--port", "0", "--threads", str(threads)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
     try:
         said = ""
         for line in process.stdout:

@@ -178,7 +178,7 @@ def first_tokens(model: Any, speaker: Any, asked: list[Question], found: Any, sa
         with torch.inference_mode():
             scores = model(**inputs, **speaker.family.collate_images([image])).logits[:, -1].float()
             scores[:, speaker.placeholders] = -torch.inf
-            scores = warpers(sampling, inputs["attention_mask"])(inputs["input_ids"], scores)[0]
+            scores = warpers(sampling, inputs["attention_mask"])(torch.LongTensor([ids]), scores)[0]
             information = -torch.log_softmax(scores.double(), -1)
         chances = torch.exp(-information)
         known = chances > 0
