@@ -26,7 +26,7 @@ def copy(folder: Path) -> Path:
     """The tracked files as they are now, without the repository around them."""
     for name in tracked():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / name, folder / name)
+        shutil.copyfile(ROOT / name, folder / name, follow_symlinks=False)
     return folder
 
 
