@@ -186,6 +186,7 @@ def test_each_objective_trains(tiny_recipe: Path, monkeypatch, objective: str) -
 
 
 @pytest.mark.parametrize("teacher_logits", ["live", "cached"])
+@pytest.mark.wide
 def test_live_rewards_follow_the_student(tiny_recipe: Path, monkeypatch, teacher_logits: str) -> None:
     """At the first step the student is the one that the responses were scored with; later it isn't."""
     monkeypatch.chdir(tiny_recipe.parent)
@@ -272,19 +273,30 @@ def test_teacher_with_another_tokenizer_is_refused_before_anything_is_written(ti
         ([], "q.jsonl"),
     ],
 )
-def test_bad_data_is_one_sentence_and_leaves_nothing(tiny_recipe: Path, rows: list[str], sentence: str) -> None:
+def test_bad_data_is_one_sentence_and_leaves_nothing(
+    tiny_recipe: Path, rows: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = tiny_recipe.parent
     (home / "a.png").write_bytes(b"\x89PNG and then nothing")
     (home / "q.jsonl").write_text("\n".join(rows))
     overrides = ["data.train={source: q.jsonl}", "data.labels=all", "data.held_out=0", "data.limit=null"]
-    process = start(tiny_recipe, *overrides)
-    output, _ = process.communicate()
-    assert process.returncode == 2, output
-    assert sentence in output and "Traceback" not in output
-    assert output.strip().splitlines()[-1].startswith("masters-edge: ")
+    monkeypatch.chdir(home)
+    with pytest.raises(UserError) as refused:
+        distill(tiny_recipe, overrides)
+    assert sentence in str(refused.value)
     assert not (home / "runs").exists()
 
 
+def test_a_users_mistake_is_a_sentence_and_status_2(tiny_recipe: Path) -> None:
+    process = start(tiny_recipe, "data.train={source: nowhere.jsonl}")
+    output, _ = process.communicate()
+    assert process.returncode == 2, output
+    assert "nowhere.jsonl" in output and "Traceback" not in output
+    assert output.strip().splitlines()[-1].startswith("masters-edge: ")
+    assert not (tiny_recipe.parent / "runs").exists()
+
+
+@pytest.mark.wide
 def test_a_full_disk_is_one_sentence(tiny_recipe: Path) -> None:
     """Files are limited to 40 KB in that process, as a full disk would: the checkpoint can't be written."""
     code = (

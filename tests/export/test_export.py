@@ -179,6 +179,7 @@ def test_a_foreign_folder_is_refused_before_any_work(tmp_path: Path) -> None:
         export(tmp_path)
 
 
+@pytest.mark.wide
 def test_a_normal_run_prints_nothing(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path

@@ -235,6 +235,7 @@ def test_settings_that_transformers_js_reads(family: str, splitting: bool) -> No
     assert read("generation_config.json")["eos_token_id"] == 2
 
 
+@pytest.mark.wide
 def test_weights_in_a_file_beside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_graphs, "EXTERNAL_FROM", 100_000)
     out = tmp_path / "out"

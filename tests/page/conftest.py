@@ -17,6 +17,7 @@ from masters_edge.benchmarks.progress import Step
 from masters_edge.benchmarks.results import Measurement, Results
 from masters_edge.benchmarks.suites import Suite, load
 from masters_edge.export import export_student
+from tests import shared
 from tests.export import bundles
 from tests.page.driver import Browser, chromium
 
@@ -97,9 +98,8 @@ class Bench:
 def int4() -> Path:
     """The demo's student before it is distilled, in int4. It has learnt to answer: a student of random weights says
     other things in a browser, where it likes two tokens equally well and int4 is rounded otherwise."""
-    out = bundles.root() / "demo-int4"
-    export_student(DEMO_STUDENT, target="onnx", scheme="int4", out=out, samples=bundles.samples(1))
-    return out
+    export = functools.partial(export_student, DEMO_STUDENT, target="onnx", scheme="int4", samples=bundles.samples(1))
+    return shared.once("demo-int4", lambda out: export(out=out))
 
 
 def made_later(bundle: Path) -> Path:

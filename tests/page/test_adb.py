@@ -250,6 +250,7 @@ def test_a_cable_that_is_pulled_and_put_back_is_mended(
     assert len(phone.opened) == 1 and left_as_it_was(adb, phone)
 
 
+@pytest.mark.wide
 def test_a_page_that_was_closed_is_opened_again(
     adb: StandIn, bundle: Path, suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +263,7 @@ def test_a_page_that_was_closed_is_opened_again(
     assert len(phone.opened) == 2 and any("it is opened again" in note for note in host.notes)
 
 
+@pytest.mark.wide
 def test_a_phone_that_stays_away_is_lost_and_what_could_not_be_put_back_is_said(
     adb: StandIn, bundle: Path, suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +283,7 @@ def test_a_phone_that_stays_away_is_lost_and_what_could_not_be_put_back_is_said(
     assert phone.settings == {_adb.STAY_ON: "7"}
 
 
+@pytest.mark.wide
 def test_what_spoils_a_measurement_is_said(adb: StandIn, bundle: Path, suite: Suite, tmp_path: Path) -> None:
     phone = Phone("R5CT", battery_level=12, battery_tenths=437, thermal_status=3)
     page, host = on_phone(adb, phone, bundle, suite, tmp_path)
@@ -296,6 +299,7 @@ def test_what_spoils_a_measurement_is_said(adb: StandIn, bundle: Path, suite: Su
     assert "slows down for heat (severe)" in notes
 
 
+@pytest.mark.wide
 def test_a_locked_phone_is_waited_for(adb: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adb_device, "UNLOCK_S", 0.3)
     notes: list[str] = []

@@ -127,6 +127,7 @@ def test_what_does_not_fit_names_the_part_and_the_cure(tiny_recipe: Path) -> Non
 
 
 @pytest.mark.parametrize("objective", ["distill", "reward", "labels"])
+@pytest.mark.wide
 def test_every_objective_and_adapters_can_be_planned(tiny_recipe: Path, objective: str) -> None:
     overrides = [f"train.phases.0.objective={objective}", "train.lora={rank: 4}", "train.precision=bf16"]
     made = plan(tiny_recipe, overrides)

@@ -37,6 +37,7 @@ def test_adapters_alone_learn_and_are_merged(home: Path, tiny_recipe: Path) -> N
     assert first["kl_reference"] < 1e-6 < last["kl_reference"]  # the paper's term: away from the untouched student
 
 
+@pytest.mark.wide
 def test_a_resumed_run_with_adapters_ends_with_the_same_student(home: Path, tiny_recipe: Path) -> None:
     dropout = [*SHORT, "train.lora={rank: 4, alpha: 8, dropout: 0.1}"]
     whole = distill(tiny_recipe, [*dropout, "run_dir=whole"])
@@ -106,6 +107,7 @@ def test_bf16_trains(home: Path, tiny_recipe: Path) -> None:
     assert torch.cosine_similarity(moved, wanted, dim=0) > 0.9
 
 
+@pytest.mark.wide
 def test_activations_computed_twice_change_nothing(home: Path, tiny_recipe: Path) -> None:
     plain = distill(tiny_recipe, [*SHORT, "run_dir=plain"])
     again = distill(tiny_recipe, [*SHORT, "train.gradient_checkpointing=true", "run_dir=again"])
@@ -118,6 +120,7 @@ def test_activation_checkpointing_is_on(home: Path, tiny_recipe: Path) -> None:
     assert getattr(setup.arguments(recipe, recipe.train.phases[0], home / "r/p/c"), setup._CHECKPOINTING)
 
 
+@pytest.mark.wide
 def test_every_kind_of_measurement_reaches_a_tracker(home: Path, tiny_recipe: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -63,6 +63,7 @@ def test_two_processes_train_a_student_with_weights_that_nothing_reads(tiny_reci
     runs.assert_same_run(one, tiny_recipe.parent / "two", tiny_recipe.parent / "llava")
 
 
+@pytest.mark.wide
 def test_accumulated_gradients_train_the_same_student(one_process: Path, tiny_recipe: Path) -> None:
     where = f"run_dir={tiny_recipe.parent / 'parts'}"
     run = distill(tiny_recipe, [*TRAINED, "train.questions_per_device=1", where])
@@ -134,6 +135,7 @@ def test_an_error_of_two_processes_is_said_once(tiny_recipe: Path) -> None:
     assert not (home / "runs").exists()
 
 
+@pytest.mark.wide
 def test_two_commands_on_one_run_folder_are_refused(tiny_recipe: Path, monkeypatch) -> None:
     monkeypatch.chdir(tiny_recipe.parent)
     command = [sys.executable, "-m", "masters_edge", "distill", tiny_recipe.name, "train.phases.0.steps=200"]

@@ -184,6 +184,7 @@ def test_a_resumed_run_ends_with_the_same_student(home: Path, tiny_recipe: Path)
         assert drop(runs.metrics(whole.folder)) == drop(runs.metrics(again.folder))
 
 
+@pytest.mark.wide
 def test_activations_computed_twice_change_nothing(home: Path, tiny_recipe: Path) -> None:
     plain = distill(tiny_recipe, [*ROUNDED, "run_dir=plain"])
     again = distill(tiny_recipe, [*ROUNDED, "train.gradient_checkpointing=true", "run_dir=again"])
@@ -191,6 +192,7 @@ def test_activations_computed_twice_change_nothing(home: Path, tiny_recipe: Path
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.wide
 def test_bf16_trains_rounded(home: Path, tiny_recipe: Path) -> None:
     run = distill(tiny_recipe, [*ROUNDED, "train.precision=bf16"])
     assert all(value.dtype == torch.float32 and value.isfinite().all() for value in runs.weights(run.student).values())
