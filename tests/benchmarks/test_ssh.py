@@ -53,6 +53,7 @@ def test_an_address_in_full_reaches_the_same_board(board: LoopbackBoard) -> None
         assert place.versions("numpy", "nothing-of-that-name") == machine.versions("numpy")
 
 
+@pytest.mark.wide
 def test_a_copy_that_broke_off_goes_on(board: LoopbackBoard) -> None:
     subject = board.subject(weights=30_000_000)
 
@@ -108,6 +109,7 @@ def test_rotten_weights_on_the_board_are_found_before_measuring(board: LoopbackB
     assert board.copied_mb() == pytest.approx(2, abs=0.1)
 
 
+@pytest.mark.wide
 def test_a_worker_outlives_the_connection(board: LoopbackBoard, suite: Suite) -> None:
     """The same command attaches to it again: nothing is asked twice."""
     subject = board.subject(answer_s=0.1)
@@ -236,6 +238,7 @@ def test_a_disk_that_is_too_small(board: LoopbackBoard, small_disk: Path) -> Non
     board.run(board.subject())
 
 
+@pytest.mark.wide
 def test_a_disk_that_fills_up_while_copying(board: LoopbackBoard, small_disk: Path) -> None:
     subject = board.subject(weights=5_000_000)
     filler: list[Path] = []

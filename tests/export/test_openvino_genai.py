@@ -88,6 +88,7 @@ def test_our_own_runtime_runs_the_same_files(family: str) -> None:
     assert exact.equal_answers == 1
 
 
+@pytest.mark.wide
 def test_graphs_and_ports_of_qwen() -> None:
     core = import_openvino().Core()
 

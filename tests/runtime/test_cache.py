@@ -7,13 +7,13 @@ from masters_edge.bundle import manifest as manifests
 from masters_edge.runtime import Student
 from masters_edge.runtime.backends import Backend, _openvino_decoders, onnxruntime
 from masters_edge.runtime.opening import open_backend
-from tests import tiny
+from tests import tiny, wide
 from tests.export import bundles
 
 WIDTH = 64
 
 
-@pytest.fixture(params=["onnx", "onnx_portable", "openvino"])
+@pytest.fixture(params=wide.cells(["onnx", "onnx_portable", "openvino"], ["onnx", "openvino"]))
 def runner(request, monkeypatch) -> Backend:
     for module in (onnxruntime, _openvino_decoders):
         monkeypatch.setattr(module, "_ROOM", 2)  # so that it grows within a test
