@@ -208,8 +208,10 @@ def test_what_a_browser_does_not_tell_is_a_dash_and_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = architecture.find(str(config_of(tmp_path, "smolvlm")))
-    untold = sample.measurement("a-onnx-int4", runtime="wasm", peak_rss_mib=None, unmeasured=NOT_TOLD)
-    monkeypatch.setattr(benchmarks, "bench", lambda *_, **__: Results(measurements=(untold,)), raising=False)
+    page = sample.DEVICE.model_copy(update={"kind": "browser", "address": "browser"})
+    untold = sample.measurement("a-onnx-int4", device=page, runtime="wasm", peak_rss_mib=None, unmeasured=NOT_TOLD)
+    both = Results(measurements=(untold, sample.measurement("a-onnx-int4")))  # measured here as well, afterwards
+    monkeypatch.setattr(benchmarks, "bench", lambda *_, **__: both, raising=False)
     command._measure(found, [Subject("a-onnx-int4", "exported", tmp_path)], "browser", 1, tmp_path / "out")
     said = capsys.readouterr().out
     row = next(line.split() for line in said.splitlines() if "onnx int4" in line)
