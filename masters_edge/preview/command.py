@@ -160,7 +160,8 @@ def _measure(
         except Unfinished as some:
             all_found, unfinished = some.results, some
     names = {subject.name for subject in subjects}
-    here = [m for m in all_found.measurements if m.name in names]
+    # results.json may hold them from other devices as well
+    here = [m for m in all_found.measurements if m.name in names and (m.device.address or m.device.kind) == device]
     if here:
         device_of = here[-1].device
         shown = [m for m in here if m.device == device_of]
