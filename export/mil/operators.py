@@ -91,7 +91,7 @@ def _layer_norm(
 
 def _split(cast: Cast, x: Tensor, axis: Any, split_sizes: Any = None, num_splits: Any = None) -> list[Tensor]:
     sizes = _ints(split_sizes) if split_sizes is not None else x.shape[int(axis)] // int(num_splits)
-    return list(torch.split(x, sizes, int(axis)))  # type: ignore[no-untyped-call]
+    return list(torch.split(x, sizes, int(axis)))
 
 
 def _concat(cast: Cast, values: list[Any], axis: Any, interleave: Any = False) -> Tensor:

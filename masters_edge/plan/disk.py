@@ -128,7 +128,7 @@ def _group(recipe: Recipe, tokens: int, vocabulary: int, rng: np.random.Generato
             token_ids=rng.integers(0, vocabulary, tokens).tolist(),
             text="".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz "), tokens * _LETTERS)),
             count=1,
-            log_probs=-rng.exponential(1, tokens).astype(np.float32),  # type: ignore[arg-type]
+            log_probs=-rng.exponential(1, tokens).astype(np.float32),
             jsd=float(rng.random()),
             label="label",
             label_source="label",

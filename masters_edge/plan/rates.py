@@ -278,7 +278,7 @@ def _train(
     few, half = phase.model_copy(update={"steps": STEPS}), STEPS // 2
     rounded_from = half if recipe.quantize.qat else None
     trainer = build(recipe, few, student, teachers, seen, folder / "steps", rounded_from=rounded_from)
-    trainer.args.save_strategy = "no"  # type: ignore[assignment]
+    trainer.args.save_strategy = "no"
     trainer.add_callback(Clock())
     rates = {}
     if evaluate := accuracy_of(recipe, trainer, student, held_out, folder):

@@ -45,7 +45,7 @@ def measure(weights: int, dtype: torch.dtype, rounds: int, device: torch.device)
     model = nn.Sequential(*(nn.Linear(SIDE, SIDE, bias=False, dtype=dtype, device=device) for _ in range(layers)))
     with torch.no_grad():
         for layer in model:
-            layer.weight.normal_()  # type: ignore[operator, union-attr]
+            layer.weight.normal_()  # type: ignore[operator]
     own = [p.detach() for p in model.parameters()]
     other = [p.clone() for p in own]
     setups = [seconds(lambda: MaskedTeacher(model, max(RATIOS)), device) for _ in range(3)]
