@@ -32,7 +32,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
     """From a clone that is gone, with what npm has; from here, where the checkout has it."""
     folder = tmp_path_factory.mktemp("installed")
-    copy = shutil.copytree(clone, folder / "clone")
+    copy = shutil.copytree(clone, folder / "clone", symlinks=True)
     if assets.ready():
         shutil.copytree(assets.FOLDER, copy / "benchmarks/page/assets")
     wheel, _ = source.build_wheel(copy, folder, os.environ)
