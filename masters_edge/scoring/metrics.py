@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 from masters_edge.common.errors import UserError
+from masters_edge.scoring import choices
+from masters_edge.scoring.thoughts import spoken
 
 Rule = Callable[[str, str], float]
 RuleOfAll = Callable[[str, Sequence[str]], float]
@@ -58,12 +60,12 @@ def score(metric: str, response: str, answer: str) -> float:
 
 
 def best_score(metric: str, response: str, answers: Iterable[str]) -> float:
-    """How well `response` matches the accepted answers, at least one, in [0, 1].
+    """How well `response` matches the accepted answers, at least one, in [0, 1]; its thoughts (`<think>`) don't count.
 
     The largest score over them, as DocVQA and ChartQA count where they accept several; rules of all answers
     (`vqa_accuracy`) take them as votes.
     """
-    return get(metric)(response, list(answers))
+    return get(metric)(spoken(response), list(answers))
 
 
 def _plain(text: str) -> str:
@@ -99,8 +101,8 @@ def relaxed_accuracy(response: str, answer: str) -> float:
     """1 where a number lies within 5% of the label, or where a text equals it (`exact_match`).
 
     Source: ChartQA (Masry et al. 2022, section 5.1; the rule goes back to PlotQA's numbers). As in the evaluation that
-    Pix2Struct and lmms-eval use, a label of 0 has no 5% and is compared as text. Ours: thousands separators are
-    ignored.
+    Pix2Struct, lmms-eval and VLMEvalKit use, a label of 0 has no 5%: only 0 is right. Ours: thousands separators,
+    surrounding spaces and a final full stop are ignored, and 0.0 is 0.
     """
     said, label = _number(response), _number(answer)
     if said is not None and label:
@@ -124,9 +126,9 @@ def _edit_distance(a: str, b: str) -> int:
 def anls(response: str, answer: str) -> float:
     """Normalized Levenshtein similarity, 0 where it is below 0.5.
 
-    Source: Scene Text VQA (Biten et al. 2019, eq. 1, threshold 0.5), used by DocVQA and InfographicVQA. Case and
-    whitespace are ignored as in their evaluation. One label at a time: where a data set accepts several,
-    `best_score` takes the largest.
+    Source: Scene Text VQA (Biten et al. 2019, eq. 1, threshold 0.5), used by DocVQA and InfographicVQA. As in their
+    evaluation (and in lmms-eval and VLMEvalKit) exactly 0.5 counts, which the equation leaves out, and case and
+    whitespace are ignored. One label at a time: where a data set accepts several, `best_score` takes the largest.
     """
     said, label = (" ".join(text.split()).casefold() for text in (response, answer))
     longest = max(len(said), len(label))
@@ -138,37 +140,23 @@ def anls(response: str, answer: str) -> float:
     return similarity if similarity >= 0.5 else 0.0
 
 
-# From the surest reading to the loosest; each finds one letter.
-_STATED = re.compile(r"\b(?:answer|option|choice)\b(?:\s+is)?\s*:?\s*\(?([A-Z])\b\)?(?!')", re.IGNORECASE)
-_LEADING = re.compile(r"\(?([A-Za-z])(?:[).:,]|\s*$)")
-_BRACKETED = re.compile(r"\(([A-Z])\)")
-_ALONE = re.compile(r"\b([B-HJ-Z])\b(?!')")  # not A and I, which are words too
-
-
-def choice(text: str) -> str | None:
-    """The option letter a response settles on ("B", "(b)", "B. a cat", "The answer is B."), or None."""
-    text = text.strip()
-    if leading := _LEADING.match(text):
-        return leading[1].upper()
-    for pattern in (_STATED, _BRACKETED, _ALONE):
-        found = {letter.upper() for letter in pattern.findall(text)}
-        if found:
-            return found.pop() if len(found) == 1 else None
-    return None
+_LABEL = re.compile(r"\(?([A-Za-z])(?:[).:]|\s*$)")
 
 
 @metric("multiple_choice")
 def multiple_choice(response: str, answer: str) -> float:
     """1 where the response settles on the label's option letter; two different letters settle on none.
 
-    Source: the option letters of MMBench and MMMU; like MMMU's `parse_multi_choice_response` it reads "B", "(B)",
-    "B." and "the answer is B" out of longer text, but it never guesses: MMMU draws a random letter where it finds
-    none, here that is 0. A label that is no letter is compared by `exact_match`.
+    Source: the option letters of MMBench and MMMU, read as `choices.choice` says: out of longer text and out of any
+    marks around them, but never guessed, where MMMU draws a random letter and VLMEvalKit asks a language model. An
+    option's text is not compared: the rule doesn't know the options. A label that is no letter is compared by
+    `exact_match`.
     """
-    label = _LEADING.match(answer.strip())
+    label = _LABEL.match(answer.strip())
     if label is None:
         return exact_match(response, answer)
-    return float(choice(response) == label[1].upper())
+    letter = label[1].upper()
+    return float(choices.choice(response, max(letter, choices.LAST)) == letter)
 
 
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")

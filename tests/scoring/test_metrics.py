@@ -168,6 +168,25 @@ def test_anls_equals_rapidfuzz(response: str, answer: str) -> None:
     assert metrics.score("anls", response, answer) == pytest.approx(similarity if similarity >= 0.5 else 0)
 
 
+_CHART = st.sampled_from(
+    ["0", "1", "-1", "100", "105", "94.9", "95", "0.5", "50%", "52.5%", "47%", "1e3", "red", "Red", ""]
+)
+
+
+@given(_CHART, _CHART)
+def test_relaxed_accuracy_equals_the_published_rule(response: str, answer: str) -> None:
+    def number(text: str) -> float | None:
+        try:
+            return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            return None
+
+    said, label = number(response), number(answer)
+    within = said is not None and label and abs(said - label) / abs(label) <= 0.05
+    expected = within if said is not None and label else response.lower() == answer.lower()
+    assert metrics.score("relaxed_accuracy", response, answer) == float(bool(expected))
+
+
 @given(st.text(alphabet="abc", max_size=6), st.text(alphabet="abc", max_size=6))
 def test_edit_distance_equals_its_definition(a: str, b: str) -> None:
     def distance(a: str, b: str) -> int:
