@@ -169,7 +169,7 @@ def test_anls_equals_rapidfuzz(response: str, answer: str) -> None:
 
 
 _CHART = st.sampled_from(
-    ["0", "1", "-1", "100", "105", "94.9", "95", "0.5", "50%", "52.5%", "47%", "1e3", "red", "Red", ""]
+    ["0", "1", "-1", "100", "105", "94.9", "95", "0.5", "50%", "52%", "47%", "1e3", "red", "Red", ""]
 )
 
 

@@ -13,6 +13,7 @@ from masters_edge.rewards.judge import prompt
 from masters_edge.rewards.judge.cache import Cache, key
 from masters_edge.rewards.judge.replies import Reply, Voice
 from masters_edge.rewards.verdicts import Item, Verdict
+from masters_edge.scoring.thoughts import spoken
 
 
 def open_voice(judge: Judge) -> Voice:
@@ -63,9 +64,9 @@ class Panel:
             if reply.text is None:
                 settle(first, None, reply.error)
             elif (score := prompt.score(reply.text)) is not None:
-                settle(first, score, prompt.spoken(reply.text))
+                settle(first, score, spoken(reply.text))
             else:
-                said[first] = prompt.spoken(reply.text)
+                said[first] = spoken(reply.text)
                 untagged.setdefault(prompt.parsing(reply.text), []).append(first)
         for second, reply in self._said(list(untagged)):
             for first in untagged[second]:

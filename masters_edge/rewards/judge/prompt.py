@@ -8,6 +8,8 @@ says `<score>1</score>` of itself gains nothing.
 import re
 from collections.abc import Sequence
 
+from masters_edge.scoring.thoughts import spoken
+
 VERSION = 1
 """Part of the cache's key: raise it with every change of the wording, so that no older verdict passes for a new one."""
 
@@ -44,7 +46,6 @@ Answer with nothing but <score>1</score> or <score>0</score>. If the explanation
 
 # What a model, or its chat template's special tokens (`<|im_start|>`, `</s>`), could take for a tag.
 _TAGS = re.compile(r"<(?=\s*[/|a-z])", re.IGNORECASE)
-_THOUGHT = re.compile(r"\A.*</think>|<think>.*\Z", re.DOTALL | re.IGNORECASE)  # templates may open it in the prompt
 _SCORE = re.compile(r"<\s*score\s*>(.*?)(?:<\s*/\s*score\s*>|(?=<\s*score\s*>)|\Z)", re.DOTALL | re.IGNORECASE)
 _VALUE = re.compile(r"(?:score\s*[:=]?\s*)?([01])(?:\.0*)?", re.IGNORECASE)
 _LAST_LINE = re.compile(r"\W*score\W*[:=]\W*([01])(?:\.0*)?\W*", re.IGNORECASE)
@@ -84,11 +85,6 @@ def parsed(reply: str) -> float | None:
     """The score in a reply to `parsing`, where a bare 0 or 1 is an answer too."""
     bare = re.fullmatch(r"\W*([01])\W*", spoken(reply))
     return float(bare[1]) if bare else score(reply)
-
-
-def spoken(reply: str) -> str:
-    """A reply without the thoughts that reasoning models put before it."""
-    return _THOUGHT.sub("", reply).strip()
 
 
 def _inert(text: str) -> str:
