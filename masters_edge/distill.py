@@ -52,6 +52,8 @@ def distill(
         turn.require_run(runs.folder_of(recipe, recipe_path))
     cast = cast_of(recipe, recipe_path)
     training.check(recipe, cast.student)
+    if distils(recipe):
+        masks.check(recipe, cast.teachers)
     here = processes.state()
     run = Run(runs.folder_of(recipe, recipe_path))
     resumed = (run.folder / "run.json").exists()

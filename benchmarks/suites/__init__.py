@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 
 from masters_edge.common.errors import UserError
+from masters_edge.common.files import at_home
 from masters_edge.data.fingerprint import fingerprint
 from masters_edge.data.records import Question
 from masters_edge.scoring import metrics
@@ -102,7 +103,7 @@ def open_suite(
     """
     if metric is not None:
         metrics.get(metric)  # before anything is read
-    local = (base / Path(source).expanduser()).exists()
+    local = (base / at_home(source)).exists()
     if source in _BUILT_IN and not local:
         if split is not None or columns:
             raise UserError(f"suite {source} is built in and has neither splits nor columns to choose; leave them out")

@@ -14,7 +14,7 @@ from masters_edge.ablate.arms import Choices
 from masters_edge.ablate.experiments import Entry, Experiment
 from masters_edge.common.display import say
 from masters_edge.common.errors import UserError
-from masters_edge.common.files import write_json, write_text
+from masters_edge.common.files import at_home, write_json, write_text
 from masters_edge.recipe import Recipe
 from masters_edge.run import folder as runs
 
@@ -164,7 +164,7 @@ def _models(
 
 def _checkpoint(name: str, option: str) -> str:
     """A folder as an absolute path, or a hub id."""
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     if folder.is_dir():
         return str(folder.resolve())
     if name.startswith((".", "/", "~")):

@@ -60,6 +60,11 @@ def _alive(pid: int) -> bool:
     return psutil.pid_exists(pid)
 
 
+def at_home(text: str) -> Path:
+    """The path, `~` and `~user` at its start as the shell reads them; of a user who isn't known here, a plain name."""
+    return Path(os.path.expanduser(text))
+
+
 def write_text(path: Path, text: str) -> None:
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

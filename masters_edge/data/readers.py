@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from masters_edge.common.errors import UserError
+from masters_edge.common.files import at_home
 from masters_edge.data import chat, easy_vqa, sources
 from masters_edge.data.images import ImageFinder
 from masters_edge.data.records import Question
@@ -78,7 +79,7 @@ def read(
         return easy_vqa.read(split)
     columns = Columns(image_column, question_column, answer_column, metric_column)
     found = sources.find(source, split, base, columns.all)
-    root = found.root if image_root is None else base / image_root.expanduser()
+    root = found.root if image_root is None else base / at_home(str(image_root))
     reader = _Reader(found.rows, columns, ImageFinder(found.rows, root, found.name), found.name)
     questions = [question for index, row in enumerate(found.rows) for question in reader.questions(row, index)]
     if not questions:

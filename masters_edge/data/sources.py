@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from masters_edge.common.errors import UserError
+from masters_edge.common.files import at_home
 from masters_edge.data.rows import JsonLines, Rows, Table, csv_rows, json_list
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
@@ -29,14 +30,14 @@ class Source:
 
 def find(source: str, split: str | None, base: Path, columns: list[str]) -> Source:
     """Open the source; `columns` are those kept of a table that has more."""
-    path = base / Path(source).expanduser()
+    path = base / at_home(source)
     if path.is_file():
         return _file(path, split, columns)
     if path.is_dir():
         return _folder(path, None, split, columns)
     before, colon, config = source.rpartition(":")
-    if colon and (base / Path(before).expanduser()).is_dir():
-        return _folder(base / Path(before).expanduser(), config, split, columns)
+    if colon and (base / at_home(before)).is_dir():
+        return _folder(base / at_home(before), config, split, columns)
     looks_local = source.startswith((".", "~")) or Path(source).suffix in SUFFIXES
     match = HUB_ID.fullmatch(source)
     if looks_local or match is None:

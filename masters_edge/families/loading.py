@@ -27,6 +27,19 @@ def load_model(source: str, *, dtype: Any = None) -> Any:
     return load_pretrained(AutoModelForImageTextToText, source, **options).eval()
 
 
+def bare_model(source: str) -> Any:
+    """The checkpoint's model on the meta device: names and shapes of its parameters, no weights.
+
+    Raises:
+        UserError: its config can't be had.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(load_config(source))
+
+
 def load_processor(source: str) -> Any:
     """The checkpoint's processor; works without torchvision (videos are then refused)."""
     hush()

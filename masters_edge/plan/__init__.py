@@ -20,6 +20,7 @@ from masters_edge.plan.shapes import shape
 from masters_edge.plan.tokens import Lengths
 from masters_edge.recipe import Recipe, load
 from masters_edge.run import folder as runs
+from masters_edge.teacher import masks
 from masters_edge.training.phase import rounded_from
 from masters_edge.training.setup import questions_per_device
 
@@ -56,6 +57,8 @@ def plan(recipe_path: Path, overrides: Sequence[str] = (), asked: Asked | None =
     sources = [prompts.source_of(name, recipe_path) for name in (recipe.student, *recipe.teachers)]
     configs, names = _configs(asked, recipe, sources), [recipe.student, *recipe.teachers]
     shapes = [dataclasses.replace(shape(source, configs), name=name) for source, name in zip(sources, names)]
+    for teacher in shapes[1:] if any(phase.objective != "labels" for phase in recipe.train.phases) else ():
+        masks.check_of(recipe, teacher.model, teacher.name)
     questions, said = _questions(recipe, recipe_path)
     assumed += said
     some = prompts.sample(questions, recipe.seed) if questions else []

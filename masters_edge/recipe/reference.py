@@ -116,8 +116,12 @@ def _value(entry: dict[str, Any], titles: dict[str, str]) -> str:
     if entry["type"] == "array":
         least = f", at least {entry['minItems']}" if "minItems" in entry else ""
         return f"list of {_value(entry['items'], titles)}{least}"
-    bounds = [words.format(f"{entry[key]:g}") for key, words in _BOUNDS.items() if key in entry]
+    bounds = [words.format(_number(entry[key])) for key, words in _BOUNDS.items() if key in entry]
     return ", ".join([_WORDS[entry["type"]], *bounds])
+
+
+def _number(value: float) -> str:
+    return f"{int(value):,}" if value == int(value) else f"{value:g}"
 
 
 def _default(value: Any) -> str:

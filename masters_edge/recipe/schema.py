@@ -5,18 +5,55 @@ bounds; `masters-edge schema` prints the same as JSON Schema, docs/recipe.md is 
 pydantic is imported here.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from masters_edge.recipe.stages import AUTO_STAGES, Masks, shortest
 
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 Objective = Literal["joint", "distill", "reward", "labels"]
 
+# Upper bounds. Nothing sensible lies beyond them; a slip of the pen would fill the memory, or run for years.
+STEPS = 10_000_000
+QUESTIONS = 1_000_000_000
+AT_ONCE = 100_000  # questions or sequences of one step or batch
+TOKENS = 1_000_000  # of one prompt or response; entries of a vocabulary
+THREADS = 1024
+DAY_S = 86_400.0
+SEED = 2**32 - 1  # what numpy takes
+
+Share = Annotated[float, Field(gt=0, le=1_000_000)]
+
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
+    """What holds for every key: none unknown, no infinity, `true` is no number, and no text holds a zero byte."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise PydanticCustomError("no_switch", "`true` and `false` are no value of this key")
+        for text in _texts(value):
+            if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise PydanticCustomError("no_text", "text must hold neither a zero byte nor a lone surrogate")
+        return value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a value, those inside lists and mappings included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for pair in value.items():
+            yield from _texts(list(pair))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
 
 
 class Source(Section):
@@ -46,12 +83,12 @@ class Data(Section):
     """Questions the student learns from."""
     test: Source | None = None
     """Questions for `bench`; never read by `distill`."""
-    labels: Annotated[int, Field(ge=0)] | Literal["all"] = "all"
+    labels: Annotated[int, Field(ge=0, le=QUESTIONS)] | Literal["all"] = "all"
     """How many training questions keep their answer (count); the teacher alone speaks about the others."""
-    held_out: int = Field(default=500, ge=0)
+    held_out: int = Field(default=500, ge=0, le=QUESTIONS)
     """Training questions set aside, image by image, for the accuracy shown while training (count). Their labels are
     used for that figure only."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1, le=QUESTIONS)
     """Use at most this many training questions (count), chosen by the seed."""
 
 
@@ -62,21 +99,21 @@ class Mask(Section):
     """Largest masking ratio: the share of each layer's weights, smallest magnitudes first, that is zeroed at the start.
     0 leaves the teacher whole throughout. `auto` measures each teacher on held-out questions before training, at 0,
     0.05, 0.10, ... until it breaks, and takes the largest ratio it bears (see `keep`), in five stages."""
-    step: float = Field(default=0.05, gt=0, le=1)
+    step: float = Field(default=0.05, ge=0.001, le=1)
     """Step `s` between two stages' ratios; there are r_max / s + 1 stages, and the last has ratio 0. Not read where
     r_max is `auto`: each teacher's step is then a quarter of its own r_max."""
     keep: float = Field(default=0.95, gt=0, le=1)
     """With `r_max: auto`, the share of its unmasked accuracy that a teacher must keep at r_max; where no held-out
     question has a label, the share of its own unmasked answers that must stay the same."""
-    stage_lengths: list[Annotated[float, Field(gt=0)]] | None = None
+    stage_lengths: list[Share] | None = None
     """Relative lengths of the stages within one teacher's part, first stage (r_max) first; none for equal ones (Eq. 3).
     As many as there are stages: r_max / step + 1, or 5 where r_max is `auto`."""
-    teacher_lengths: list[Annotated[float, Field(gt=0)]] | None = None
+    teacher_lengths: list[Share] | None = None
     """Relative shares of a phase's steps that the teachers get, in the chain's order; none for equal ones."""
     score: Literal["magnitude", "activation"] = "magnitude"
     """What makes a weight small: its magnitude, or, in linear layers, its magnitude times the L2 norm of the input that
     its column sees on a few calibration questions (other tensors stay with their magnitude)."""
-    calibration_questions: int = Field(default=32, ge=1)
+    calibration_questions: int = Field(default=32, ge=1, le=AT_ONCE)
     """Training questions that each teacher answers for `score: activation` (count)."""
     include: list[str] = Field(default_factory=lambda: ["*"])
     """Glob patterns of parameter names that may be masked (tensors of two or more dimensions only)."""
@@ -87,7 +124,7 @@ class Mask(Section):
     def _whole_stages(self) -> "Mask":
         if self.r_max != "auto":
             stages = self.r_max / self.step
-            if abs(stages - round(stages)) > 1e-6:
+            if abs(stages - round(stages)) > 1e-6 or (self.r_max and stages < 0.5):
                 raise ValueError(f"mask.r_max ({self.r_max:g}) must be a whole multiple of mask.step ({self.step:g})")
         if self.stage_lengths is not None and len(self.stage_lengths) != self.stages:
             raise ValueError(
@@ -113,11 +150,11 @@ class Endpoint(Section):
     """Name of the model there; may hold `{ratio}` and `{teacher}` as well."""
     api_key_env: str = "OPENAI_API_KEY"
     """Environment variable with the server's key; unset where the server asks for none."""
-    concurrency: int = Field(default=16, ge=1)
+    concurrency: int = Field(default=16, ge=1, le=THREADS)
     """Requests under way at once (count)."""
-    retries: int = Field(default=4, ge=0)
+    retries: int = Field(default=4, ge=0, le=100)
     """How often a failed request is tried again (count), with growing pauses."""
-    timeout_s: float = Field(default=120.0, gt=0)
+    timeout_s: float = Field(default=120.0, gt=0, le=DAY_S)
     """Longest wait for one answer (seconds)."""
     body: dict[str, Any] = Field(default_factory=dict)
     """Further fields of each request's JSON, as the server knows them."""
@@ -126,11 +163,11 @@ class Endpoint(Section):
 class Vllm(Section):
     """Settings of the vLLM engine."""
 
-    tensor_parallel: int = Field(default=1, ge=1)
+    tensor_parallel: int = Field(default=1, ge=1, le=THREADS)
     """GPUs that one model is spread over (count)."""
     gpu_memory: float = Field(default=0.85, gt=0, le=1)
     """Share of each GPU's memory that vLLM takes."""
-    max_model_len: int | None = Field(default=None, ge=1)
+    max_model_len: int | None = Field(default=None, ge=1, le=TOKENS)
     """Longest prompt and response together (tokens); none for the model's own."""
 
 
@@ -141,19 +178,19 @@ class Responses(Section):
     """Responses sampled from the student as it stood before the phase (count per question)."""
     teacher: int = Field(default=4, ge=0, le=64)
     """Responses sampled from the stage's masked teacher (count per question)."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=1e-6, le=100)
     """Sampling temperature."""
     top_p: float = Field(default=0.9, gt=0, le=1)
     """Nucleus: smallest set of tokens whose probability reaches this."""
-    top_k: int = Field(default=50, ge=0)
+    top_k: int = Field(default=50, ge=0, le=TOKENS)
     """Sample among this many most likely tokens (count); 0 for all."""
-    repetition_penalty: float = Field(default=1.05, gt=0)
+    repetition_penalty: float = Field(default=1.05, ge=0.01, le=100)
     """Divides the score of tokens seen before; 1 for none."""
-    max_new_tokens: int = Field(default=256, ge=1)
+    max_new_tokens: int = Field(default=256, ge=1, le=TOKENS)
     """Longest response (tokens)."""
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: int = Field(default=64, ge=1, le=AT_ONCE)
     """Sequences generated at once (count). Changes speed and memory, not the responses."""
-    questions_per_shard: int = Field(default=512, ge=1)
+    questions_per_shard: int = Field(default=512, ge=1, le=QUESTIONS)
     """Questions in one Parquet file (count): what a kill loses at most."""
     split: Literal["fixed", "auto"] = "fixed"
     """How a step's sequences are dealt out: `fixed` as the counts above and `train.questions_per_step` say; `auto`
@@ -179,15 +216,15 @@ class Judge(Section):
     """OpenAI-compatible server, `/v1` included; none: the model runs here, on transformers."""
     api_key_env: str = "OPENAI_API_KEY"
     """Environment variable with the server's key; unset where the server asks for none."""
-    concurrency: int = Field(default=8, ge=1)
+    concurrency: int = Field(default=8, ge=1, le=THREADS)
     """Requests under way at once, at a server (count)."""
-    retries: int = Field(default=3, ge=0)
+    retries: int = Field(default=3, ge=0, le=100)
     """How often a failed request is tried again (count), with growing pauses."""
-    timeout_s: float = Field(default=120.0, gt=0)
+    timeout_s: float = Field(default=120.0, gt=0, le=DAY_S)
     """Longest wait for one verdict, at a server (seconds)."""
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=16, ge=1, le=AT_ONCE)
     """Responses judged at once, where the model runs here (count)."""
-    max_new_tokens: int = Field(default=256, ge=1)
+    max_new_tokens: int = Field(default=256, ge=1, le=TOKENS)
     """Longest verdict, explanation included (tokens)."""
 
 
@@ -212,18 +249,18 @@ class Reward(Section):
     """Policy term: the paper's (Eq. 8); positive advantages only; truncated importance weights (METHOD 8). `auto`
     chooses term, weight and beta once the responses are scored, from how right teacher and student are on labelled
     questions."""
-    weight: float = Field(default=1.0, ge=0)
+    weight: float = Field(default=1.0, ge=0, le=1000)
     """Weight of the policy term beside the distillation term."""
-    kl_beta: float = Field(default=0.1, ge=0)
+    kl_beta: float = Field(default=0.1, ge=0, le=1000)
     """Weight of KL(student || student before the phase) in the paper's policy term."""
 
 
 class Lora(Section):
     """Low-rank adapters (peft) instead of all weights; merged into the student at the end."""
 
-    rank: int = Field(default=16, ge=1)
+    rank: int = Field(default=16, ge=1, le=4096)
     """Rank of the adapters."""
-    alpha: float = Field(default=32.0, gt=0)
+    alpha: float = Field(default=32.0, gt=0, le=1_000_000)
     """The adapters' output is scaled by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout before the adapters."""
@@ -237,7 +274,7 @@ class Phase(Section):
     objective: Objective = "joint"
     """`joint`: distillation and reward in one pass (the paper, Eq. 11); `distill`: distillation alone; `reward`: the
     policy term alone; `labels`: supervised learning on the labelled questions, no teacher."""
-    steps: int = Field(default=1000, ge=1)
+    steps: int = Field(default=1000, ge=1, le=STEPS)
     """Optimizer steps (count); the whole mask schedule of every teacher is spread over them."""
 
 
@@ -246,15 +283,15 @@ class Train(Section):
 
     phases: list[Phase] = Field(default_factory=lambda: [Phase()], min_length=1)
     """What is trained in which order; each phase generates its own responses from the student it starts from."""
-    questions_per_step: int = Field(default=16, ge=1)
+    questions_per_step: int = Field(default=16, ge=1, le=AT_ONCE)
     """Questions in one optimizer step (count); sequences are this times the responses per question."""
-    questions_per_device: int | None = Field(default=None, ge=1)
+    questions_per_device: int | None = Field(default=None, ge=1, le=AT_ONCE)
     """Questions in one forward pass of one process (count): memory follows it. Whatever is missing to
     questions_per_step is accumulated; none for questions_per_step / processes."""
     teacher_logits: Literal["live", "cached"] = "live"
     """`live`: the teacher runs beside the student; `cached`: what it says is stored while responses are scored, so that
     training loads no teacher."""
-    teacher_top_k: int = Field(default=64, ge=1)
+    teacher_top_k: int = Field(default=64, ge=1, le=TOKENS)
     """Most likely tokens stored per response token with `cached` (count); all others count as one."""
     lora: Lora | None = None
     """Train low-rank adapters instead of all weights."""
@@ -265,27 +302,27 @@ class Train(Section):
     trackers: list[str] = Field(default_factory=lambda: ["tensorboard"])
     """Where metrics go besides metrics.jsonl: names as transformers' Trainer knows them (`tensorboard`, `wandb`,
     `trackio`, ...)."""
-    learning_rate: float = Field(default=1e-6, gt=0)
+    learning_rate: float = Field(default=1e-6, gt=0, le=10)
     """AdamW's learning rate; 1e-6 is the paper's for billions of parameters, a small student needs more."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Course of the learning rate after warm-up."""
-    warmup_steps: int = Field(default=0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0, le=STEPS)
     """Steps over which the learning rate rises from 0."""
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, le=100)
     """AdamW's weight decay."""
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0, le=1_000_000)
     """Gradients longer than this are scaled down to it."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of the forward and backward pass; weights and optimizer stay float32."""
     freeze: list[str] = Field(default_factory=list)
     """Glob patterns of student parameters that don't learn, such as `model.vision_model.*`."""
-    log_every: int = Field(default=10, ge=1)
+    log_every: int = Field(default=10, ge=1, le=STEPS)
     """Steps between two lines of metrics."""
-    eval_every: int = Field(default=100, ge=1)
+    eval_every: int = Field(default=100, ge=1, le=STEPS)
     """Steps between two measurements on the held-out questions."""
-    save_every: int = Field(default=100, ge=1)
+    save_every: int = Field(default=100, ge=1, le=STEPS)
     """Steps between two checkpoints: what a kill loses at most."""
-    threads: int | Literal["auto"] = "auto"
+    threads: Annotated[int, Field(ge=1, le=THREADS)] | Literal["auto"] = "auto"
     """CPU threads; `auto` takes the cores that are free at the start, and a resumed run keeps the number."""
 
     @model_validator(mode="after")
@@ -376,7 +413,7 @@ class Export(Section):
 
     targets: list[str] = Field(default_factory=lambda: ["onnx"], min_length=1)
     """Targets, one bundle per scheme each (`masters-edge export --help` lists those built)."""
-    parity_samples: int = Field(default=32, ge=1)
+    parity_samples: int = Field(default=32, ge=1, le=AT_ONCE)
     """Held-out or training questions on which the exported files must answer as PyTorch does (count)."""
 
 
@@ -385,11 +422,11 @@ class Bench(Section):
 
     metric: str = "exact_match"
     """Metric on the test questions."""
-    questions: int | None = Field(default=None, ge=1)
+    questions: int | None = Field(default=None, ge=1, le=QUESTIONS)
     """Test questions asked (count); none for all."""
-    latency_questions: int = Field(default=200, ge=1)
+    latency_questions: int = Field(default=200, ge=1, le=AT_ONCE)
     """Questions that PyTorch models answer one at a time for their latency (count); bundles always do."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=THREADS)
     """Threads of the runtime; none for the machine's cores."""
 
 
@@ -419,7 +456,7 @@ class Recipe(Section):
     quantize: Quantize = Field(default_factory=Quantize)
     export: Export = Field(default_factory=Export)
     bench: Bench = Field(default_factory=Bench)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=SEED)
     """Seed of everything drawn: labels kept, order, sampling."""
     run_dir: str | None = None
     """Folder of the run; default: runs/<name of the recipe file>, in the current directory."""
@@ -454,15 +491,21 @@ class Recipe(Section):
                 "reward.judge is given, but no question asks for it; set reward.metric to `judge`, or "
                 "data.train.metric_column for some of the questions"
             )
+        if group == 0:  # of `labels` phases too: G times the questions are what they see at a step
+            raise ValueError("responses.student and responses.teacher are both 0; ask for at least 1 response")
         for index, phase in enumerate(self.train.phases):
+            visits = phase.steps * self.train.questions_per_step * (group if phase.objective == "labels" else 1)
+            if visits > QUESTIONS:
+                raise ValueError(
+                    f"train.phases.{index}.steps ({phase.steps:,}) of {self.train.questions_per_step:,} questions are "
+                    f"{visits:,} visits; a phase has {QUESTIONS:,} at most"
+                )
             if phase.objective == "labels":
                 if self.data.labels == 0:
                     raise ValueError(
                         f"train.phases.{index}.objective is `labels`, but data.labels keeps none; keep some, or distil"
                     )
                 continue
-            if group == 0:
-                raise ValueError("responses.student and responses.teacher are both 0; ask for at least 1 response")
             if phase.objective in ("joint", "reward"):
                 if group < 2:
                     raise ValueError(

@@ -16,8 +16,8 @@ import torch
 
 from masters_edge.common.display import progress, say
 from masters_edge.common.errors import UserError
-from masters_edge.common.files import read_json, whole_folder
-from masters_edge.teacher.masking import dropped_count, mask_tensor_, wanted
+from masters_edge.common.files import at_home, read_json, whole_folder
+from masters_edge.teacher.masking import check_globs, dropped_count, mask_tensor_, wanted
 
 Progress = Callable[[int], None]
 
@@ -61,6 +61,8 @@ def mask_checkpoint(
     headers = {shard: _header(shard) for shard in shards}
     for shard, header in headers.items():
         _check(shard, header, include, exclude)
+    names = [name for _, header in headers.values() for name, entry in header.items() if len(entry["shape"]) >= 2]
+    check_globs(names, include, exclude, "--{}", teacher)
     left_out = []
     size = sum(shard.stat().st_size for shard in shards)
     with whole_folder(out) as temporary, progress("masking, MB", round(size / 1e6)) as bar:
@@ -88,7 +90,7 @@ def _weights(name: str) -> bool:
 
 
 def _folder(teacher: str) -> Path:
-    folder = Path(teacher).expanduser()
+    folder = at_home(teacher)
     if folder.is_dir():
         return folder
     if teacher.startswith((".", "/", "~")) or folder.exists() or teacher.count("/") > 1:

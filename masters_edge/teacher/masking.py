@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from masters_edge.common.errors import UserError
+
 Norms = Mapping[str, torch.Tensor]
 
 # The integer type whose order, with the sign bit cleared, is the order of the magnitudes.
@@ -52,6 +54,30 @@ def maskable(model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequenc
 def wanted(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
     """Whether `name` matches a glob of `include` and none of `exclude`."""
     return any(fnmatch.fnmatch(name, g) for g in include) and not any(fnmatch.fnmatch(name, g) for g in exclude)
+
+
+def check_globs(names: Iterable[str], include: Sequence[str], exclude: Sequence[str], options: str, of: str) -> None:
+    """Every glob fits a name, and a weight is left that may be masked; `options` and `of` say whose they are.
+
+    Args:
+        names: of all weight tensors of two or more dimensions.
+        include, exclude: as for `maskable`.
+        options: how both are called, with a `{}` for which, such as `mask.{}`.
+        of: the checkpoint, as messages name it.
+
+    Raises:
+        UserError: a glob that fits nothing, or nothing is left.
+    """
+    names = list(names)
+    for option, globs in (("include", include), ("exclude", exclude)):
+        for glob in globs:
+            if not fnmatch.filter(names, glob):
+                raise UserError(
+                    f"{options.format(option)}: no weight tensor of {of} has a name like {glob!r}; "
+                    f"names are such as {names[0] if names else '(there is none)'}"
+                )
+    if not any(wanted(name, include, exclude) for name in names):
+        raise UserError(f"{options.format('exclude')} leaves no weight of {of} that may be masked; exclude less")
 
 
 def dropped_count(weights: int, ratio: float) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, TrainingArguments
+from transformers import TrainingArguments
 
 from masters_edge.common import processes
 from masters_edge.common.errors import UserError
@@ -52,7 +52,7 @@ def check(recipe: Recipe, student: str) -> None:
             the processes, adapters for layers that aren't there, nothing left that learns, models cut up in a way
             that isn't built in, or weights that can't be rounded while they learn.
     """
-    from masters_edge.families import load_config
+    from masters_edge.families.loading import bare_model, load_config
 
     train = recipe.train
     sharded.check()
@@ -65,9 +65,7 @@ def check(recipe: Recipe, student: str) -> None:
     for phase in train.phases:
         questions_per_device(recipe, phase)
     if train.lora or train.freeze:
-        with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(load_config(student))
-        trainable(model, recipe)
+        trainable(bare_model(student), recipe)
 
 
 def trainable(student: Any, recipe: Recipe) -> Any:

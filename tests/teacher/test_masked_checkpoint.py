@@ -162,3 +162,21 @@ def test_the_command_line_says_one_sentence_and_status_2(teacher: Path, tmp_path
         [*call, str(teacher), "--ratio", "0.2", str(tmp_path / "out")], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2 and done.stderr.strip().count("\n") == 0 and "not empty" in done.stderr
+
+
+def test_globs_that_fit_no_tensor_are_refused_before_anything_is_written(teacher: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--include: no weight tensor of .* has a name like 'model.nothing..'"):
+        mask_checkpoint(str(teacher), tmp_path / "masked", 0.2, include=["model.nothing.*"])
+    with pytest.raises(UserError, match="--exclude: no weight tensor of .* has a name like 'vizion.'"):
+        mask_checkpoint(str(teacher), tmp_path / "masked", 0.2, exclude=["vizion*"])
+    assert not (tmp_path / "masked").exists()
+
+
+def test_a_recipes_globs_are_held_against_each_teachers_config(teacher: Path) -> None:
+    from masters_edge import Recipe
+    from masters_edge.teacher import masks
+
+    content = {"student": "s", "teachers": [str(teacher)], "data": {"train": {"source": "easy-vqa"}}}
+    masks.check(Recipe.model_validate(content | {"mask": {"include": ["*mlp*"]}}), [str(teacher)])
+    with pytest.raises(UserError, match="mask.include: no weight tensor of .*teacher has a name like 'no.such"):
+        masks.check(Recipe.model_validate(content | {"mask": {"include": ["*mlp*", "no.such.*"]}}), [str(teacher)])

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from masters_edge.common.errors import UserError
 from masters_edge.teacher import masking
 from tests import tiny
 
@@ -184,6 +185,27 @@ def test_masks_every_weight_tensor_once_and_neither_norms_nor_biases(dtype: torc
 
 def test_globs_choose() -> None:
     assert set(masking.maskable(Small(), include=["body.*"], exclude=["*.2.*"])) == {"body.0.weight"}
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "expected"),
+    [
+        (
+            ["*", "no.such.*"],
+            [],
+            "mask.include: no weight tensor of it has a name like 'no.such.*'; names are such",
+        ),
+        (["*.bias"], [], "mask.include: no weight tensor of it has a name like '*.bias'"),
+        (["*"], ["bodi.*"], "mask.exclude: no weight tensor of it has a name like 'bodi.*'"),
+        (["body.*"], ["*"], "mask.exclude leaves no weight of it that may be masked"),
+    ],
+)
+def test_globs_that_fit_nothing_are_refused(include: list[str], exclude: list[str], expected: str) -> None:
+    names = list(masking.maskable(Small()))
+    masking.check_globs(names, ["*", "body.*"], ["body.0.*"], "mask.{}", "it")
+    with pytest.raises(UserError) as caught:
+        masking.check_globs(names, include, exclude, "mask.{}", "it")
+    assert expected in str(caught.value)
 
 
 @pytest.fixture

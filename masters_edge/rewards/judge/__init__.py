@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from masters_edge.common.files import at_home
 from masters_edge.recipe import Recipe, checkpoint
 from masters_edge.recipe.schema import Judge
 
@@ -15,7 +16,7 @@ def resolved(judge: Judge, recipe_path: Path) -> Judge:
     """
     if judge.url is not None:
         return judge
-    file = (recipe_path.parent / Path(judge.model).expanduser()).resolve()
+    file = (recipe_path.parent / at_home(judge.model)).resolve()
     gguf = file.suffix == ".gguf" and file.is_file()
     return judge.model_copy(update={"model": str(file) if gguf else checkpoint(judge.model, recipe_path)})
 
