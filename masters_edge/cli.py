@@ -615,5 +615,7 @@ def _fail(sentence: str, status: int) -> None:
     # Of several processes that stumble over the same thing one speaks: the launcher ends the others meanwhile.
     if (rank := int(os.environ.get("RANK", "0"))) > 0:
         time.sleep(15 + rank)
-    typer.echo(f"masters-edge: {sentence}", err=True)
+    from masters_edge.common.plain import printable
+
+    typer.echo(printable(f"masters-edge: {sentence}"), err=True)
     sys.exit(status)

@@ -15,8 +15,8 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 
-from masters_edge.benchmarks.page import messages
 from masters_edge.common.errors import UserError
+from masters_edge.common.plain import line
 
 CHROME = "com.android.chrome"
 PATIENCE_S = 20.0  # for one command; `am start` on an old phone takes seconds
@@ -232,9 +232,9 @@ def devices() -> list[Listed]:
 def parse_devices(said: str) -> list[Listed]:
     """The lines of `adb devices -l`. What stands before its heading is about the server ("* daemon started")."""
     found = []
-    for line in said.replace("\r", "").rpartition("List of devices attached")[2].splitlines():
-        match = _LISTED.fullmatch(line)
-        if match is not None and line.isprintable():  # a serial number comes from the device, and goes to a terminal
+    for one in said.replace("\r", "").rpartition("List of devices attached")[2].splitlines():
+        match = _LISTED.fullmatch(one)
+        if match is not None and one.isprintable():  # a serial number comes from the device, and goes to a terminal
             more = dict(word.split(":", 1) for word in match["more"].split())
             model = more.get("model")
             serial, state = match["serial"], match["state"]
@@ -265,8 +265,7 @@ def battery(said: str) -> Battery:
 
 def plain(text: str) -> str:
     """One printable line of it, not too long: a phone's words go to a terminal and into results."""
-    line = messages.plain(text)
-    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
+    return line(text, _LONGEST)
 
 
 class _Failed(UserError):

@@ -24,6 +24,7 @@ from masters_edge.benchmarks.protocol import Subject
 from masters_edge.benchmarks.results import Device
 from masters_edge.common.display import say
 from masters_edge.common.errors import UserError
+from masters_edge.common.plain import line
 
 PEERS = {"bundle": "masters_edge.benchmarks.peers.in_browser"}
 MOST_THREADS = 4  # what onnxruntime-web takes by itself
@@ -135,9 +136,9 @@ def ending(desk: Desk) -> Iterator[None]:
 def name_of(address: str) -> str | None:
     """NAME of browser:NAME."""
     kind, colon, name = address.partition(":")
-    if colon and not messages.plain(name):
+    if colon and not line(name):
         raise UserError(f"{address!r} has no name behind the colon; write {kind}, or {kind}:NAME")
-    return messages.plain(name)[:100] or None
+    return line(name)[:100] or None
 
 
 def describe(facts: messages.Facts, kind: str, address: str, name: str | None = None) -> Device:

@@ -5,10 +5,11 @@ refused. Nothing of it is trusted beyond that: it is what some browser claims.
 """
 
 import re
-import unicodedata
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from masters_edge.common.plain import line
 
 MAX_ANSWERS, MAX_QUESTIONS = 200, 500  # in one request
 MAX_TEXT = 20_000  # characters of one answer
@@ -18,18 +19,12 @@ StageName = Literal["preprocess_ms", "vision_ms", "prefill_ms", "ttft_ms", "deco
 Phase = Literal["waiting", "measuring", "finished", "ended"]
 
 
-def plain(text: str) -> str:
-    """One line of it without control characters and marks that turn the direction of writing."""
-    spaced = "".join(" " if unicodedata.category(one) in ("Zl", "Zp", "Cc") else one for one in text)
-    return " ".join("".join(one for one in spaced if unicodedata.category(one)[0] != "C").split())
-
-
 def _says_nothing(text: str | None) -> str | None:
     """Browsers send an empty text for what they keep to themselves."""
     return text or None
 
 
-Line = Annotated[str, Field(max_length=200), AfterValidator(plain)]
+Line = Annotated[str, Field(max_length=200), AfterValidator(line)]
 Told = Annotated[Line | None, AfterValidator(_says_nothing)]
 Milliseconds = Annotated[float, Field(ge=0, le=1e10)]
 Seconds = Annotated[float, Field(ge=0, le=1e8)]
@@ -60,7 +55,7 @@ class Adapter(_Upload):
 class Facts(_Upload):
     """What a browser says of itself and its device; None where it doesn't tell. `memory_gib` is a class, no amount."""
 
-    user_agent: Annotated[str, Field(max_length=1000), AfterValidator(plain)]
+    user_agent: Annotated[str, Field(max_length=1000), AfterValidator(line)]
     brands: Annotated[tuple[Brand, ...], Field(max_length=20)] = ()
     platform: Told = None
     platform_version: Told = None
@@ -100,7 +95,7 @@ class Stop(_Upload):
 
 class Failed(_Upload):
     job: JobId
-    message: Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(plain)]
+    message: Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(line)]
 
 
 class Cold(_Upload):
@@ -109,7 +104,7 @@ class Cold(_Upload):
 
 class Choice(_Upload):
     backend: Backend
-    reason: Annotated[str, Field(max_length=500), AfterValidator(plain)]
+    reason: Annotated[str, Field(max_length=500), AfterValidator(line)]
 
 
 class Ran(_Upload):
@@ -133,7 +128,7 @@ class CaseRow(_Upload):
     prompt_tokens: Annotated[int, Field(ge=1, le=10**7)] | None = None
     image_tokens: Annotated[int, Field(ge=0, le=10**7)] | None = None
     stages: Stages | None = None
-    skipped: Annotated[str, Field(min_length=1, max_length=500), AfterValidator(plain)] | None = None
+    skipped: Annotated[str, Field(min_length=1, max_length=500), AfterValidator(line)] | None = None
 
     @model_validator(mode="after")
     def _either(self) -> "CaseRow":
@@ -324,5 +319,5 @@ def problem(error: ValidationError) -> str:
     """The first thing that is wrong with an upload, without repeating what was sent."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     where = ".".join(re.sub(r"[^\w@/-]", "?", str(part))[:40] for part in first["loc"][:8])
-    said = plain(first["msg"].removeprefix("Value error, "))[:300]
+    said = line(first["msg"].removeprefix("Value error, "))[:300]
     return f"{where}: {said[:1].lower()}{said[1:]}" if where else said

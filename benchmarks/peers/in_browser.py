@@ -5,7 +5,7 @@ from pathlib import Path
 from masters_edge.benchmarks.peers import bundle as here
 from masters_edge.bundle import manifest as manifests
 from masters_edge.common.errors import UserError
-from masters_edge.runtime.families import OWN_MODEL_TYPE, read_json
+from masters_edge.runtime import settings
 
 COLD_STARTS = 3
 CHOOSES = True
@@ -40,8 +40,8 @@ def check(path: str) -> None:
             f"{folder} is a bundle for {target}; a browser runs {' and '.join(TARGETS)}: export the student for one of "
             "them, or measure this one with --device local"
         )
-    config = read_json(folder / "config.json")
-    family = config.get(OWN_MODEL_TYPE, config.get("model_type"))
+    config = settings.read(folder, "config.json", settings.Config)
+    family = config.masters_edge_model_type or config.model_type
     if family not in FAMILIES:
         raise UserError(
             f"the browser's runtime does not know {family}; it knows {', '.join(FAMILIES)}; "

@@ -7,33 +7,37 @@ Only the standard library and pydantic are imported here.
 
 import errno
 import hashlib
-import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from masters_edge.bundle import onnx_files
 from masters_edge.bundle.origin import Origin
+from masters_edge.common import inside
 from masters_edge.common.errors import UserError
 from masters_edge.common.files import whole_folder
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 2
-# What a file manager may drop into a folder that was copied; says nothing about the bundle.
+# What a file manager may drop into a folder that was copied; says nothing about the bundle, and nothing loads it.
 _IGNORED = {".DS_Store", "Thumbs.db", "desktop.ini"}
+_MOST_BYTES = 16 << 20  # of manifest.json
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", str_max_length=4000, allow_inf_nan=False)
 
 
 class File(_Model):
     """One file of the bundle; `path` is relative, with forward slashes."""
 
     path: str
-    sha256: str
-    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0, le=1 << 50)
 
 
 class Source(_Model):
@@ -121,23 +125,38 @@ def read(folder: Path) -> Manifest:
     folder = Path(folder)
     path = folder / MANIFEST
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        path.lstat()
+    except OSError:
         what = "is no bundle: it has no manifest.json" if folder.is_dir() else "does not exist"
         raise UserError(f"{folder} {what}; give the folder that `masters-edge export` wrote") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} can't be read ({error}); copy or export the bundle again") from None
+    found = inside.read_json(folder, MANIFEST, _MOST_BYTES)
     version = found.get("schema_version") if isinstance(found, dict) else None
     if not isinstance(version, int) or version != SCHEMA_VERSION:
         newer = isinstance(version, int) and version > SCHEMA_VERSION
         advice = "upgrade masters-edge" if newer else "export the student again with this masters-edge"
         raise UserError(f"{path} has schema version {version}, this masters-edge reads {SCHEMA_VERSION}; {advice}")
     try:
-        return Manifest.model_validate(found)
+        manifest = Manifest.model_validate(found)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(f"{path}: {where}: {first['msg']}; copy or export the bundle again") from None
+    _check_names(folder, manifest)
+    return manifest
+
+
+def _check_names(folder: Path, manifest: Manifest) -> None:
+    """Raise UserError where a file's name leads out of the folder or comes twice, or a graph isn't among the files."""
+    known: set[str] = set()
+    for file in manifest.files:
+        inside.checked(folder, file.path)
+        if file.path in known or file.path == MANIFEST:
+            raise UserError(f"{folder / MANIFEST} lists {file.path} twice; {inside.AGAIN}")
+        known.add(file.path)
+    for part, graph in manifest.graphs.items():
+        inside.checked(folder, graph)
+        if graph not in known and not any(name.startswith(f"{graph}/") for name in known):
+            raise UserError(f"{folder / MANIFEST}: the graph of {part}, {graph}, is none of its files; {inside.AGAIN}")
 
 
 def check(folder: Path, on_bytes: Callable[[int], None] | None = None) -> Manifest:
@@ -147,17 +166,19 @@ def check(folder: Path, on_bytes: Callable[[int], None] | None = None) -> Manife
     """
     folder = Path(folder)
     manifest = read(folder)
-    again = "copy or export the bundle again"
     for file in manifest.files:
-        path = folder.joinpath(*file.path.split("/"))
-        if not path.is_file():
-            raise UserError(f"{folder}: the file {file.path} is missing; {again}")
-        if path.stat().st_size != file.bytes or sha256(path, on_bytes) != file.sha256:
-            raise UserError(f"{folder}: the file {file.path} has changed since the bundle was made; {again}")
+        with inside.opened(folder, file.path) as stream:
+            if os.fstat(stream.fileno()).st_size != file.bytes or _sha256(stream, on_bytes) != file.sha256:
+                raise UserError(f"{folder}: the file {file.path} has changed since the bundle was made; {inside.AGAIN}")
     known = {file.path for file in manifest.files}
-    extra = sorted(set(_paths(folder)) - known)
-    if extra:
-        raise UserError(f"{folder}: the file {extra[0]} does not belong to the bundle; remove it, or {again}")
+    packages = tuple(f"{graph}/" for graph in manifest.graphs.values())
+    for name in inside.files(folder):
+        if name not in known and name != MANIFEST and (not _is_ignored(name) or name.startswith(packages)):
+            raise UserError(f"{folder}: the file {name} does not belong to the bundle; remove it, or {inside.AGAIN}")
+    for graph in sorted(set(manifest.graphs.values())):
+        for name in onnx_files.external(folder, graph):
+            if name not in known:
+                raise UserError(f"{folder}: {graph} reads {name}, which is none of the bundle's files; {inside.AGAIN}")
     return manifest
 
 
@@ -165,7 +186,9 @@ def write(folder: Path, manifest: Manifest) -> Manifest:
     """Hash every file under `folder`, put the list into the manifest and write it; returns what was written."""
     folder = Path(folder)
     files = []
-    for name in _paths(folder):
+    for name in sorted(inside.files(folder)):
+        if name == MANIFEST or _is_ignored(name):
+            continue
         path = folder.joinpath(*name.split("/"))
         files.append(File(path=name, sha256=sha256(path), bytes=path.stat().st_size))
     manifest = manifest.model_copy(update={"files": files})
@@ -217,16 +240,18 @@ def fingerprint(folder: Path) -> str:
 
 def sha256(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:
     """Of one file, read in pieces of 1 MiB."""
-    total = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            total.update(block)
-            if on_bytes:
-                on_bytes(len(block))
+        return _sha256(file, on_bytes)
+
+
+def _sha256(file: BinaryIO, on_bytes: Callable[[int], None] | None) -> str:
+    total = hashlib.sha256()
+    while block := file.read(1 << 20):
+        total.update(block)
+        if on_bytes:
+            on_bytes(len(block))
     return total.hexdigest()
 
 
-def _paths(folder: Path) -> list[str]:
-    """Every file under `folder` but the manifest, relative, with forward slashes, sorted."""
-    found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name not in _IGNORED)
-    return sorted(name for name in found if name != MANIFEST)
+def _is_ignored(name: str) -> bool:
+    return name.rpartition("/")[2] in _IGNORED

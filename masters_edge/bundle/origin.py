@@ -9,7 +9,7 @@ NOT_STATED = "not stated"
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", str_max_length=4000, allow_inf_nan=False)
 
 
 class Checkpoint(_Model):

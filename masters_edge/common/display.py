@@ -5,13 +5,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.segment import Segment
+
+from masters_edge.common.plain import printable
 
 _FIRST = os.environ.get("RANK", "0") == "0"  # of several processes, one speaks
+
+
+class _Console(Console):
+    """Shows whatever it is given without terminal escapes: much of it was written by strangers."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
 # No emoji: rich makes them of the colons in fingerprints and addresses.
-console = Console(highlight=False, emoji=False, quiet=not _FIRST)
-errors = Console(stderr=True, highlight=False, emoji=False, quiet=not _FIRST)
+console = _Console(highlight=False, emoji=False, quiet=not _FIRST)
+errors = _Console(stderr=True, highlight=False, emoji=False, quiet=not _FIRST)
 
 
 def say(text: str) -> None:

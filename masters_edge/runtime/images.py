@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from masters_edge.common.errors import UserError
 from masters_edge.common.pictures import upright
+from masters_edge.runtime import settings
 
 
 def open_image(source: Image.Image | Path | str) -> Image.Image:
@@ -26,6 +27,30 @@ def open_image(source: Image.Image | Path | str) -> Image.Image:
         raise UserError(f"there is no image file {source}; check the path") from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"the image {source} can't be read ({error}); give a whole PNG or JPEG") from None
+
+
+def resize(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+    """The picture at `size` (width, height); raises UserError where a bundle's settings ask for far too many pixels."""
+    check_pixels(size)
+    return image.resize(size, resample)
+
+
+def check_pixels(size: tuple[int, int]) -> None:
+    """Raise UserError for a picture of `size` (width, height) that no student reads."""
+    if not 0 < size[0] * size[1] <= settings.MOST_PIXELS:
+        raise UserError(
+            f"the bundle's settings make {size[0]} x {size[1]} pixels of the picture, and {settings.MOST_PIXELS:,} are "
+            "the most that are read; give another picture, or export the bundle again"
+        )
+
+
+def check_tiles(count: int) -> None:
+    """Raise UserError for a picture in more tiles than any student reads."""
+    if count > settings.MOST_TILES:
+        raise UserError(
+            f"the bundle's settings cut the picture into {count:,} tiles, and {settings.MOST_TILES:,} are the most "
+            "that are read; give a smaller picture, or export the bundle again"
+        )
 
 
 def normalise(frame: np.ndarray, settings: Mapping[str, Any]) -> np.ndarray:

@@ -11,7 +11,8 @@ Greedy decoding, one question at a time, no torch. Every stage is timed where it
 
 import os
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from masters_edge.common import cpu
-from masters_edge.common.errors import UserError
-from masters_edge.runtime import images
+from masters_edge.common import cpu, inside
+from masters_edge.common.errors import UserError, reason
+from masters_edge.runtime import images, settings
 from masters_edge.runtime.backends import Backend, WholeBackend, WholeQuestion
-from masters_edge.runtime.families import OWN_MODEL_TYPE, Seen, open_family, read_json
+from masters_edge.runtime.families import Seen, open_family
 from masters_edge.runtime.opening import open_backend
 from masters_edge.runtime.prompt import Prompt
 from masters_edge.runtime.text import TextStream
@@ -103,11 +104,12 @@ class Student:
         if self.threads < 1:
             raise UserError(f"threads is {threads}; it must be 1 or more")
         self.prompt = Prompt(folder)
-        config, generation = read_json(folder / "config.json"), read_json(folder / "generation_config.json")
-        self.family = open_family(config.get(OWN_MODEL_TYPE, config["model_type"]), folder)
-        self.context = int(config["text_config"]["max_position_embeddings"])
-        self.max_new_tokens = int(generation.get("max_new_tokens") or MAX_NEW_TOKENS)
-        stop = generation.get("eos_token_id")
+        config = settings.read(folder, "config.json", settings.Config)
+        generation = settings.read(folder, "generation_config.json", settings.Generation)
+        self.family = open_family(config.masters_edge_model_type or config.model_type, folder)
+        self.context = config.text_config.max_position_embeddings
+        self.max_new_tokens = generation.max_new_tokens or MAX_NEW_TOKENS
+        stop = generation.eos_token_id
         self.stop_ids = frozenset(stop if isinstance(stop, list) else [] if stop is None else [stop])
         if isinstance(backend, str):
             backend = open_backend(backend, target, folder, graphs, self.threads, exact)
@@ -135,8 +137,10 @@ class Student:
 
         Raises UserError for an unreadable image.
         """
-        seen = self.family.look(images.open_image(image))
-        return Picture(seen, None if self._whole_backend else self.backend.vision(seen.inputs))
+        opened = images.open_image(image)
+        with _fitting(self.folder):
+            seen = self.family.look(opened)
+            return Picture(seen, None if self._whole_backend else self.backend.vision(seen.inputs))
 
     def answer(
         self,
@@ -189,10 +193,12 @@ class Student:
 
     def ask(self, image: Image.Image | Path | str | Picture, question: str) -> WholeQuestion:
         """The picture preprocessed and the prompt tokenized."""
-        seen = image.seen if isinstance(image, Picture) else self.family.look(images.open_image(image))
-        placeholder, image_text = self.family.placeholder, self.family.image_text(seen)
-        ids = self.prompt.ids(question, placeholder, image_text)
-        return WholeQuestion(seen, self.prompt.text(question), placeholder, image_text, ids)
+        opened = image if isinstance(image, Picture) else images.open_image(image)
+        with _fitting(self.folder):
+            seen = opened.seen if isinstance(opened, Picture) else self.family.look(opened)
+            placeholder, image_text = self.family.placeholder, self.family.image_text(seen)
+            ids = self.prompt.ids(question, placeholder, image_text)
+            return WholeQuestion(seen, self.prompt.text(question), placeholder, image_text, ids)
 
     @property
     def _whole_backend(self) -> bool:
@@ -204,19 +210,21 @@ class Student:
         """Vision, prefill, then token by token."""
         started = time.perf_counter()
         features = None if picture is None else picture.features
-        if features is None:
-            features = self.backend.vision(asked.seen.inputs)
-        prefill_from = time.perf_counter()
-        positions, position = self.family.positions(np.asarray([asked.input_ids], np.int64), asked.seen)
-        shared = _shared(self._cached[1], asked.input_ids) if picture and picture is self._cached[0] else 0
-        token = self.best(self.prefill(asked.input_ids, features, positions, shared))
+        with _fitting(self.folder):
+            if features is None:
+                features = self.backend.vision(asked.seen.inputs)
+            prefill_from = time.perf_counter()
+            positions, position = self.family.positions(np.asarray([asked.input_ids], np.int64), asked.seen)
+            shared = _shared(self._cached[1], asked.input_ids) if picture and picture is self._cached[0] else 0
+            token = self.best(self.prefill(asked.input_ids, features, positions, shared))
         self._cached = (picture, asked.input_ids)
         first_at = time.perf_counter()
         token_ids = [token]
         stream.feed(token)
         decode_from = time.perf_counter()
         while token not in stop_ids and len(token_ids) < limit:
-            token = self.best(self.step(token, np.full((*positions.shape[:-1], 1), position, np.int64)))
+            with _fitting(self.folder):
+                token = self.best(self.step(token, np.full((*positions.shape[:-1], 1), position, np.int64)))
             position += 1
             token_ids.append(token)
             stream.feed(token)
@@ -285,6 +293,17 @@ class Student:
     def step(self, token: int, position: np.ndarray) -> np.ndarray:
         """One more token into the decoder, at int64 [1, 1] or [3, 1, 1]; logits float32 [vocab] of the next."""
         return self.backend.forward(self.backend.embed(np.asarray([[token]], np.int64)), position, last=True)[0, -1]
+
+
+@contextmanager
+def _fitting(folder: Path) -> Iterator[None]:
+    """What the settings and graphs of a stranger's bundle make the code here raise, as one sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{folder}: its settings don't fit its graphs ({reason(error)}); {inside.AGAIN}") from error
 
 
 def _shared(before: list[int], now: list[int]) -> int:

@@ -2,8 +2,9 @@
 
 Most run the student's three parts, one by one (`Backend`). llama.cpp answers whole questions by its own code
 (`WholeBackend`). A backend's module names the `PACKAGE` it needs, which it imports when it opens, says with
-`AVAILABLE_FOR` which bundle targets it runs, and makes one of the two with `open_backend(folder, graphs, threads,
-exact)`. `exact` asks for the most exact arithmetic the runtime has, False for the fast one that ships.
+`AVAILABLE_FOR` which bundle targets it runs and with `SUFFIXES` how their graphs' names end, and makes one of the two
+with `open_backend(folder, graphs, threads, exact)`. `exact` asks for the most exact arithmetic the runtime has, False
+for the fast one that ships.
 """
 
 import importlib

@@ -5,20 +5,53 @@ table. In: pixel_values and image_grid_thw of one picture. Out: its features, De
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from masters_edge.runtime.families import read_json
+from masters_edge.runtime import settings
 
 _NEVER = np.finfo(np.float32).min  # added to the score of what must not be attended to
+
+
+class Rope(settings.Read):
+    """How positions turn into angles."""
+
+    rope_theta: Annotated[float, Field(gt=0, le=1e12)] = 10_000.0
+
+
+class Tower(settings.Read):
+    """The vision encoder's sizes; windows are Qwen2.5-VL's, a table of positions Qwen3-VL's."""
+
+    spatial_merge_size: settings.Small
+    hidden_size: settings.Count
+    num_heads: settings.Count
+    patch_size: settings.Side
+    window_size: settings.Side | None = None
+    num_position_embeddings: settings.Count | None = None
+    rope_parameters: Rope | None = None
+
+    @model_validator(mode="after")
+    def _fit(self) -> "Tower":
+        if self.hidden_size // self.num_heads < 4:
+            raise ValueError("hidden_size is too small for num_heads")
+        if self.window_size is not None and self.window_size < self.patch_size * self.spatial_merge_size:
+            raise ValueError("window_size is smaller than a patch")
+        return self
+
+
+class Config(settings.Read):
+    """`config.json`."""
+
+    vision_config: Tower
 
 
 class QwenVision:
     """Call it with the vision part's inputs. `graphs` are compiled models by part."""
 
     def __init__(self, folder: Path, graphs: dict[str, Any]) -> None:
-        config = read_json(folder / "config.json")["vision_config"]
+        config = settings.checked(folder, "config.json", Config)["vision_config"]
         self._merge = config["spatial_merge_size"]
         self._head = config["hidden_size"] // config["num_heads"]
         self._theta = (config.get("rope_parameters") or {}).get("rope_theta", 10_000.0)

@@ -12,6 +12,7 @@ from masters_edge.runtime.backends._static import StaticStudent
 
 AVAILABLE_FOR = ("coreml",)
 PACKAGE = "coremltools"
+SUFFIXES = (".mlpackage",)
 
 
 def open_backend(folder: Path, graphs: Mapping[str, str], threads: int, exact: bool) -> StaticStudent:

@@ -11,6 +11,7 @@ from masters_edge.runtime.backends._static import StaticStudent
 
 AVAILABLE_FOR = ("executorch",)
 PACKAGE = "executorch"
+SUFFIXES = (".pte",)
 
 
 def open_backend(folder: Path, graphs: Mapping[str, str], threads: int, exact: bool) -> StaticStudent:

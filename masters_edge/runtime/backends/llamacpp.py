@@ -17,19 +17,37 @@ import tempfile
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
 from masters_edge.common.errors import UserError
+from masters_edge.runtime import settings
 from masters_edge.runtime.backends import WholeAnswer, WholeQuestion
-from masters_edge.runtime.families import Seen, read_json
+from masters_edge.runtime.families import Seen
 
 AVAILABLE_FOR = ("gguf",)
 PACKAGE = "xllamacpp"
+SUFFIXES = (".gguf",)
 CONTEXT = 1024  # tokens of KV cache to begin with: llama.cpp takes its memory when it loads, so it loads again for more
 _MARKER = "<__masters_edge_picture__>"
+
+
+class Loading(settings.Exactly):
+    """What of llama.cpp's parameters a bundle sets: tokens of one picture. Others start programs and read files."""
+
+    image_min_tokens: settings.Tokens | None = None
+    image_max_tokens: settings.Tokens | None = None
+
+
+class Handing(settings.Exactly):
+    """llamacpp.json: how pictures are handed over (`Pictures` in `export/gguf_files/vision.py`)."""
+
+    layout: Literal["frames", "tiled", "patches"]
+    replaces: settings.Word
+    settings: Loading
+    image_token_id: settings.TokenId
 
 
 def open_backend(folder: Path, graphs: dict[str, str], threads: int, exact: bool) -> "LlamaCpp":
@@ -46,9 +64,9 @@ class LlamaCpp:
         import xllamacpp
 
         self.exact = exact
-        self.settings = read_json(folder / "llamacpp.json")
-        self._pixels = read_json(folder / "preprocessor_config.json")
-        self._most = int(read_json(folder / "config.json")["text_config"]["max_position_embeddings"])
+        self.settings = settings.read(folder, "llamacpp.json", Handing)
+        self._pixels = settings.checked(folder, "preprocessor_config.json", settings.Pixels)
+        self._most = settings.read(folder, "config.json", settings.Config).text_config.max_position_embeddings
         self._params = params = xllamacpp.CommonParams()
         params.model.path = str(folder / graphs["decoder"])
         params.mmproj.path = str(folder / graphs["vision_encoder"])
@@ -60,7 +78,9 @@ class LlamaCpp:
         params.warmup = params.fit_params = False
         params.verbosity = -1  # no logs
         params.no_perf = False
-        for name, value in self.settings["settings"].items():
+        params.offline = True  # nothing is fetched, whatever a file names
+        params.chat_template = "chatml"  # not asked for: prompts come as text, so the file's own is not even parsed
+        for name, value in self.settings.settings.model_dump(exclude_none=True).items():
             setattr(params, name, value)
         if exact:
             params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
@@ -121,7 +141,7 @@ class LlamaCpp:
             "temperature": 0.0,
             "samplers": ["top_k"],
             "top_k": 1,
-            "logit_bias": [[self.settings["image_token_id"], False]],  # an answer holds no picture
+            "logit_bias": [[self.settings.image_token_id, False]],  # an answer holds no picture
             "return_tokens": True,
             "n_probs": top,
             "cache_prompt": False,
@@ -182,7 +202,7 @@ class LlamaCpp:
     def _media(self, question: WholeQuestion) -> tuple[str, list[Image.Image]]:
         """The prompt with a marker for each picture, and the pictures."""
         frames = self._frames(question.seen)
-        layout, replaces = self.settings["layout"], self.settings["replaces"]
+        layout, replaces = self.settings.layout, self.settings.replaces
         if layout != "frames":
             if question.prompt.count(replaces) != 1:
                 raise UserError(f"the chat template writes no {replaces!r}, which llama.cpp puts around a picture")
@@ -196,7 +216,7 @@ class LlamaCpp:
     def picture(self, question: WholeQuestion) -> Image.Image | None:
         """The one picture that llama.cpp gets to cut by itself; None where frames are handed over one by one."""
         _, pictures = self._media(question)
-        return None if self.settings["layout"] == "frames" else pictures[0]
+        return None if self.settings.layout == "frames" else pictures[0]
 
     def _frames(self, seen: Seen) -> list[Image.Image]:
         """The pixels the student sees as pictures again; exact, as they were whole numbers before."""

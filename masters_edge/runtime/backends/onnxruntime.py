@@ -14,6 +14,7 @@ from masters_edge.runtime.backends._frames import one_by_one
 
 AVAILABLE_FOR = ("onnx", "onnx_portable")
 PACKAGE = "onnxruntime"
+SUFFIXES = (".onnx",)
 # An optional input of the decoder, which those have whose past and present may share a buffer.
 KEEP = "num_logits_to_keep"
 _ROOM = 256  # tokens that a new buffer has more than are needed, at least

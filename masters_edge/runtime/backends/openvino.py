@@ -14,6 +14,7 @@ from masters_edge.runtime.backends._openvino_qwen import QwenVision
 
 AVAILABLE_FOR = ("openvino", "onnx", "onnx_portable")
 PACKAGE = "openvino"
+SUFFIXES = (".xml", ".onnx")
 # Without these OpenVINO takes bfloat16, int8 activations and an 8-bit cache where they are faster.
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 

@@ -5,9 +5,7 @@ touches no other file. Everything equals transformers' own processors, on numpy 
 """
 
 import importlib
-import json
 import pkgutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,10 +13,14 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from masters_edge.common import inside
 from masters_edge.common.errors import UserError
+from masters_edge.common.plain import line
+from masters_edge.runtime import settings
 
 # The key of a bundle's `config.json` with the student's own family, where another runtime knows it by another name.
 OWN_MODEL_TYPE = "masters_edge_model_type"
+LONGEST_TOKEN = 1000  # characters
 
 
 @dataclass(frozen=True)
@@ -61,17 +63,41 @@ def plain_positions(input_ids: np.ndarray) -> tuple[np.ndarray, int]:
     return np.arange(length, dtype=np.int64)[None], length
 
 
-def special_tokens(tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
-    """`bos_token`, `image_token` and the like with their text, as templates and placeholders name them."""
-    found = dict(tokenizer_config.get("model_specific_special_tokens") or {})
-    found.update((k, v) for k, v in tokenizer_config.items() if k.endswith("_token"))
+class ImageTokenId(settings.Read):
+    """Of `config.json`."""
+
+    image_token_id: settings.TokenId
+
+
+class Tokenizer(settings.Read):
+    """Of `tokenizer_config.json`: tokens that a family has besides `bos_token` and the like."""
+
+    model_specific_special_tokens: dict[str, Any] | None = None
+
+
+def special_tokens(folder: Path) -> dict[str, str]:
+    """`bos_token`, `image_token` and the like with their text, as templates and placeholders name them.
+
+    Raises UserError where a text is no text, or far longer than a token is.
+    """
+    config = settings.checked(folder, "tokenizer_config.json", Tokenizer)
+    found = dict(config.get("model_specific_special_tokens") or {})
+    found.update((k, v) for k, v in config.items() if k.endswith("_token"))
     texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in found.items()}
-    return {name: text for name, text in texts.items() if isinstance(text, str)}
+    special = {name: text for name, text in texts.items() if isinstance(text, str)}
+    for name, text in special.items():
+        if len(text) > LONGEST_TOKEN or not text.isascii() and any("\ud800" <= one <= "\udfff" for one in text):
+            raise UserError(f"{folder / 'tokenizer_config.json'}: {line(name, 80)} is no token's text; {inside.AGAIN}")
+    return special
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """One of the bundle's settings files."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} can't be read ({error}); copy or export the bundle again") from None
+def repeated(placeholder: str, count: int, frames: int = 1) -> str:
+    """What stands for a frame of so many tokens; raises UserError where a picture of so many frames has too many."""
+    if not placeholder:
+        raise UserError(f"the bundle's tokenizer has no text for the place of a picture; {inside.AGAIN}")
+    if count * frames > settings.MOST_IMAGE_TOKENS:
+        raise UserError(
+            f"the bundle's settings make {count * frames:,} tokens of the picture, and {settings.MOST_IMAGE_TOKENS:,} "
+            "are the most that are read; give a smaller picture, or export the bundle again"
+        )
+    return placeholder * count

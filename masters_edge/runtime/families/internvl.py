@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from masters_edge.common.pictures import to_rgb
-from masters_edge.runtime.families import Seen, plain_positions, read_json, special_tokens
-from masters_edge.runtime.images import normalise
+from masters_edge.runtime import settings
+from masters_edge.runtime.families import ImageTokenId, Seen, plain_positions, repeated, special_tokens
+from masters_edge.runtime.images import normalise, resize
 
 MODEL_TYPES = ("internvl",)
 
@@ -31,6 +32,20 @@ class Tiles(Seen):
     columns: int
 
 
+class TilePixels(settings.Pixels):
+    """`preprocessor_config.json`."""
+
+    size: settings.Square
+    min_patches: settings.Tiles = 1
+    max_patches: settings.Tiles = 12
+
+
+class Features(settings.Read):
+    """`processor_config.json`: image tokens of a tile."""
+
+    image_seq_length: settings.Tokens
+
+
 def open_family(folder: Path) -> "InternVl":
     """What the bundle's settings make of pictures; raises UserError where a file is missing or broken."""
     return InternVl(folder)
@@ -40,19 +55,19 @@ class InternVl:
     """The family's side of a prompt, as `Family` in `families/__init__.py` says."""
 
     def __init__(self, folder: Path) -> None:
-        special = special_tokens(read_json(folder / "tokenizer_config.json"))
-        self.settings = read_json(folder / "preprocessor_config.json")
-        self.image_token_id = int(read_json(folder / "config.json")["image_token_id"])
+        special = special_tokens(folder)
+        self.settings = settings.checked(folder, "preprocessor_config.json", TilePixels)
+        self.image_token_id = settings.read(folder, "config.json", ImageTokenId).image_token_id
         self.placeholder = special.get("context_image_token", "<IMG_CONTEXT>")
         self._start = special.get("start_image_token", "<img>")
         self._end = special.get("end_image_token", "</img>")
-        self._features = int(read_json(folder / "processor_config.json")["image_seq_length"])
+        self._features = settings.read(folder, "processor_config.json", Features).image_seq_length
 
     def look(self, image: Image.Image) -> Tiles:
         return preprocess(image, self.settings)
 
     def image_text(self, seen: Tiles) -> str:
-        return f"{self._start}{self.placeholder * self._features * seen.count}{self._end}"
+        return f"{self._start}{repeated(self.placeholder, self._features * seen.count)}{self._end}"
 
     def positions(self, input_ids: np.ndarray, seen: Tiles) -> tuple[np.ndarray, int]:
         return plain_positions(input_ids)
@@ -69,14 +84,14 @@ def preprocess(image: Image.Image, settings: Mapping[str, Any]) -> Tiles:
     height, width = settings["size"]["height"], settings["size"]["width"]
     fewest, most = settings.get("min_patches", 1), settings.get("max_patches", 12)
     columns, rows = _canvas(image.size, (width, height), fewest, most) if most > 1 else (1, 1)
-    canvas = image.resize((width * columns, height * rows), resample)
+    canvas = resize(image, (width * columns, height * rows), resample)
     tiles = [
         canvas.crop((column * width, row * height, (column + 1) * width, (row + 1) * height))
         for row in range(rows)
         for column in range(columns)
     ]
     if len(tiles) > 1:
-        tiles.append(image.resize((width, height), resample))
+        tiles.append(resize(image, (width, height), resample))
     values = np.stack([normalise(np.asarray(tile), settings) for tile in tiles])
     return Tiles({"pixel_values": values}, len(tiles), rows, columns)
 

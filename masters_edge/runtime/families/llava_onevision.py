@@ -8,17 +8,64 @@ newline stands. The vision graph only follows it: each feature of the prompt is 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image
+from pydantic import Field, model_validator
 
 from masters_edge.common.pictures import to_rgb
-from masters_edge.runtime.families import Seen, plain_positions, read_json, special_tokens
-from masters_edge.runtime.images import normalise
+from masters_edge.runtime import settings
+from masters_edge.runtime.families import Seen, plain_positions, repeated, special_tokens
+from masters_edge.runtime.images import check_pixels, normalise, resize
 
 MODEL_TYPES = ("llava_onevision",)
 _ROOM = 1.1  # features thin out once their grid is this many times too long
+
+
+class AnyresPixels(settings.Pixels):
+    """`preprocessor_config.json`."""
+
+    size: settings.Square
+    image_grid_pinpoints: settings.Pinpoints
+
+    @model_validator(mode="after")
+    def _fit(self) -> "AnyresPixels":
+        _check_pinpoints(self.image_grid_pinpoints, self.size.height)
+        return self
+
+
+class Tower(settings.Read):
+    """Pixels of a tile, and of a patch."""
+
+    image_size: settings.Side
+    patch_size: settings.Side
+
+
+class Anyres(settings.Read):
+    """`config.json`."""
+
+    image_token_index: settings.TokenId
+    image_grid_pinpoints: settings.Pinpoints
+    vision_aspect_ratio: Annotated[str, Field(pattern=r"^anyres_max_[1-9]\d{0,3}$")]
+    vision_config: Tower
+
+    @model_validator(mode="after")
+    def _fit(self) -> "Anyres":
+        vision = self.vision_config
+        if vision.patch_size > vision.image_size:
+            raise ValueError("vision_config: patch_size is larger than image_size")
+        _check_pinpoints(self.image_grid_pinpoints, vision.image_size)
+        most = max(height * width for height, width in self.image_grid_pinpoints) // vision.patch_size**2
+        if most > settings.MOST_IMAGE_TOKENS:
+            raise ValueError(f"image_grid_pinpoints: {most} patches, and {settings.MOST_IMAGE_TOKENS} are the most")
+        return self
+
+
+def _check_pinpoints(pinpoints: Sequence[Sequence[int]], side: int) -> None:
+    tiles = [(height // side) * (width // side) for height, width in pinpoints]
+    if min(tiles) < 1 or max(tiles) > settings.MOST_TILES or len(tiles) > settings.MOST_TILES:
+        raise ValueError(f"image_grid_pinpoints: no grids of 1 to {settings.MOST_TILES} tiles of {side} pixels")
 
 
 def open_family(folder: Path) -> "LlavaOnevision":
@@ -33,9 +80,9 @@ class LlavaOnevision:
     """
 
     def __init__(self, folder: Path) -> None:
-        special = special_tokens(read_json(folder / "tokenizer_config.json"))
-        self.settings = read_json(folder / "preprocessor_config.json")
-        self.config = read_json(folder / "config.json")
+        special = special_tokens(folder)
+        self.settings = settings.checked(folder, "preprocessor_config.json", AnyresPixels)
+        self.config = settings.checked(folder, "config.json", Anyres)
         self.image_token_id = int(self.config["image_token_index"])
         self.placeholder = special.get("image_token", "<image>")
 
@@ -45,7 +92,7 @@ class LlavaOnevision:
         return Seen({"pixel_values": values, **packing((height, width), self.config)})
 
     def image_text(self, seen: Seen) -> str:
-        return self.placeholder * len(seen.inputs["feature_rows"])
+        return repeated(self.placeholder, len(seen.inputs["feature_rows"]))
 
     def positions(self, input_ids: np.ndarray, seen: Seen) -> tuple[np.ndarray, int]:
         return plain_positions(input_ids)
@@ -59,7 +106,7 @@ def preprocess(image: Image.Image, settings: Mapping[str, Any]) -> np.ndarray:
     side = settings["size"]["height"]
     rows, columns = (length // side for length in _resolution(image.size[::-1], settings["image_grid_pinpoints"]))
     canvas = _fit(image, (columns * side, rows * side), resample)
-    frames = [image.resize((settings["size"]["width"], side), resample)]
+    frames = [resize(image, (settings["size"]["width"], side), resample)]
     frames += [
         canvas.crop((column * side, row * side, (column + 1) * side, (row + 1) * side))
         for row in range(rows)
@@ -115,6 +162,7 @@ def _fit(image: Image.Image, canvas: tuple[int, int], resample: Image.Resampling
         size = canvas[0], min(math.ceil(image.height * across), canvas[1])
     else:
         size = min(math.ceil(image.width * down), canvas[0]), canvas[1]
+    check_pixels(canvas)
     fitted = Image.new("RGB", canvas)
     fitted.paste(image.resize(size, resample), ((canvas[0] - size[0]) // 2, (canvas[1] - size[1]) // 2))
     return fitted

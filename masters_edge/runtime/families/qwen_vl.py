@@ -6,18 +6,42 @@ Equals transformers' `image_processing_pil_qwen2_vl.py`, the two processors, and
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image
+from pydantic import Field, model_validator
 
 from masters_edge.common.errors import UserError
 from masters_edge.common.pictures import to_rgb
-from masters_edge.runtime.families import Seen, read_json, special_tokens
-from masters_edge.runtime.images import normalise
+from masters_edge.runtime import settings
+from masters_edge.runtime.families import ImageTokenId, Seen, repeated, special_tokens
+from masters_edge.runtime.images import normalise, resize
 
 MODEL_TYPES = ("qwen2_5_vl", "qwen3_vl")
 LONGEST_TO_SHORTEST = 200  # transformers' own bound on a picture's shape
+
+
+class Area(settings.Read):
+    """Pixels of a whole picture, called as transformers calls them."""
+
+    shortest_edge: Annotated[int, Field(ge=1, le=1 << 24)]
+    longest_edge: Annotated[int, Field(ge=1, le=settings.MOST_PIXELS)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Area":
+        if self.shortest_edge > self.longest_edge:
+            raise ValueError("shortest_edge is larger than longest_edge")
+        return self
+
+
+class PatchPixels(settings.Pixels):
+    """`preprocessor_config.json`."""
+
+    patch_size: Annotated[int, Field(ge=1, le=512)]
+    merge_size: settings.Small
+    temporal_patch_size: settings.Small
+    size: Area
 
 
 def open_family(folder: Path) -> "QwenVl":
@@ -32,9 +56,9 @@ class QwenVl:
     """
 
     def __init__(self, folder: Path) -> None:
-        special = special_tokens(read_json(folder / "tokenizer_config.json"))
-        self.settings = read_json(folder / "preprocessor_config.json")
-        self.image_token_id = int(read_json(folder / "config.json")["image_token_id"])
+        special = special_tokens(folder)
+        self.settings = settings.checked(folder, "preprocessor_config.json", PatchPixels)
+        self.image_token_id = settings.read(folder, "config.json", ImageTokenId).image_token_id
         self.placeholder = special.get("image_token", "<|image_pad|>")
 
     def look(self, image: Image.Image) -> Seen:
@@ -42,7 +66,7 @@ class QwenVl:
 
     def image_text(self, seen: Seen) -> str:
         rows, columns = self._tokens(seen)
-        return self.placeholder * (rows * columns)
+        return repeated(self.placeholder, rows * columns)
 
     def positions(self, input_ids: np.ndarray, seen: Seen) -> tuple[np.ndarray, int]:
         """Text counts on on all three axes; the picture's tokens stand at one time, at their row and column, and what
@@ -72,7 +96,7 @@ def preprocess(image: Image.Image, settings: Mapping[str, Any]) -> Seen:
     patch, merge = settings["patch_size"], settings["merge_size"]
     if settings.get("do_resize", True):
         size = _fitting_size(image.size, patch * merge, settings["size"])
-        image = image.resize(size, Image.Resampling(settings.get("resample", Image.Resampling.BICUBIC)))
+        image = resize(image, size, Image.Resampling(settings.get("resample", Image.Resampling.BICUBIC)))
     pixels = normalise(np.asarray(image), settings)
     channels, height, width = pixels.shape
     rows, columns = height // patch, width // patch

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from pydantic import model_validator
 
 from masters_edge.common.pictures import to_rgb
-from masters_edge.runtime.families import Seen, plain_positions, read_json, special_tokens
-from masters_edge.runtime.images import normalise
+from masters_edge.runtime import settings
+from masters_edge.runtime.families import ImageTokenId, Seen, plain_positions, repeated, special_tokens
+from masters_edge.runtime.images import check_tiles, normalise, resize
 
 MODEL_TYPES = ("smolvlm", "idefics3")
 LONGEST_SIDE = 4096  # pixels; transformers' own bound on the resized picture
@@ -32,6 +34,40 @@ class Frames(Seen):
     columns: int
 
 
+class Longest(settings.Read):
+    """A longest side, or both."""
+
+    longest_edge: settings.Side | None = None
+    height: settings.Side | None = None
+    width: settings.Side | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Longest":
+        if self.longest_edge is None and None in (self.height, self.width):
+            raise ValueError("longest_edge is missing, or height and width")
+        return self
+
+
+class LongestSide(settings.Read):
+    """Of one frame."""
+
+    longest_edge: settings.Side
+
+
+class FramePixels(settings.Pixels):
+    """`preprocessor_config.json`."""
+
+    do_image_splitting: settings.Flag = None
+    max_image_size: LongestSide
+    size: Longest
+
+
+class Features(settings.Read):
+    """`processor_config.json`: image tokens of a frame."""
+
+    image_seq_len: settings.Tokens
+
+
 def open_family(folder: Path) -> "SmolVlm":
     """What the bundle's settings make of pictures; raises UserError where a file is missing or broken."""
     return SmolVlm(folder)
@@ -41,11 +77,11 @@ class SmolVlm:
     """The family's side of a prompt, as `Family` in `families/__init__.py` says."""
 
     def __init__(self, folder: Path) -> None:
-        special = special_tokens(read_json(folder / "tokenizer_config.json"))
-        self.settings = read_json(folder / "preprocessor_config.json")
-        self.image_token_id = int(read_json(folder / "config.json")["image_token_id"])
+        special = special_tokens(folder)
+        self.settings = settings.checked(folder, "preprocessor_config.json", FramePixels)
+        self.image_token_id = settings.read(folder, "config.json", ImageTokenId).image_token_id
         self.placeholder = special.get("image_token", "<image>")
-        self._features = int(read_json(folder / "processor_config.json")["image_seq_len"])
+        self._features = settings.read(folder, "processor_config.json", Features).image_seq_len
         self._fake = special.get("fake_image_token", "<fake_token_around_image>")
         self._whole = special.get("global_image_token", "<global-img>")
 
@@ -53,7 +89,7 @@ class SmolVlm:
         return preprocess(image, self.settings)
 
     def image_text(self, seen: Frames) -> str:
-        frame = self.placeholder * self._features
+        frame = repeated(self.placeholder, self._features, 1 + seen.rows * seen.columns)
         whole = f"{self._fake}{self._whole}{frame}{self._fake}"
         if seen.rows == 0 and seen.columns == 0:
             return whole
@@ -74,13 +110,13 @@ def preprocess(image: Image.Image, settings: Mapping[str, Any]) -> Frames:
     resample = Image.Resampling(settings.get("resample", Image.Resampling.LANCZOS))
     side = settings["max_image_size"]["longest_edge"]
     if settings.get("do_resize", True):
-        image = image.resize(_first_size(image.size, settings["size"]), resample)
+        image = resize(image, _first_size(image.size, settings["size"]), resample)
     rows = columns = 0
     if settings.get("do_image_splitting", True):
-        image = image.resize(_tiled_size(image.size, side), resample)
+        image = resize(image, _tiled_size(image.size, side), resample)
         frames, rows, columns = _split(image, side, resample)
     else:
-        frames = [image.resize((side, side), resample)]
+        frames = [resize(image, (side, side), resample)]
     pixels = [normalise(np.asarray(frame), settings) for frame in frames]
     height, width = (max(p.shape[axis] for p in pixels) for axis in (1, 2))
     values = np.zeros((1, len(pixels), 3, height, width), np.float32)
@@ -131,9 +167,10 @@ def _split(image: Image.Image, side: int, resample: Image.Resampling) -> tuple[l
     if width <= side and height <= side:
         return [image], 0, 0
     rows, columns = height // side, width // side
+    check_tiles(rows * columns)
     frames = [
         image.crop((column * side, row * side, (column + 1) * side, (row + 1) * side))
         for row in range(rows)
         for column in range(columns)
     ]
-    return [*frames, image.resize((side, side), resample)], rows, columns
+    return [*frames, resize(image, (side, side), resample)], rows, columns
