@@ -7,6 +7,7 @@ from typing import Any
 
 from masters_edge.common.errors import UserError
 from masters_edge.common.quiet import hush, hush_transformers
+from masters_edge.families import checks
 
 
 @dataclass
@@ -28,6 +29,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not folder.is_dir():
         raise UserError(f"there is no student folder {folder}; train one with `masters-edge distill RECIPE`")
+    checks.regular_files(folder)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -42,9 +44,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 def load(folder: Path) -> LoadedStudent:
     """Load model and processor; raises UserError where weights, tokenizer or chat template are missing."""
     config = read_config(folder)
+    checks.refuse_programs(str(folder), local_files_only=True)
     hush()
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 
     from masters_edge.families import video_slot
@@ -54,15 +56,23 @@ def load(folder: Path) -> LoadedStudent:
     video_slot.fill()
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
         model, found = loaded
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         # With torchvision installed transformers would resize otherwise than the runtime does on the device.
-        processor.image_processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"the student in {folder} can't be loaded ({reason}); save model and processor again") from None
+        processor.image_processor = AutoImageProcessor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, backend="pil"
+        )
+    except Exception as error:  # a stranger's files make transformers raise whatever Python has
+        raise UserError(
+            f"the student in {folder} can't be loaded ({checks.said(error)}); save model and processor again"
+        ) from error
     missing = sorted(found["missing_keys"])
     if missing:
         raise UserError(f"the student in {folder} lacks weights its config.json asks for ({missing[0]}); save it again")

@@ -42,7 +42,12 @@ def place(folder: Path, name: object, advice: str = AGAIN) -> Path:
     Raises:
         UserError: no such name, no such file, a link out of the folder, or a FIFO, device or folder.
     """
-    path = folder.joinpath(*checked(folder, name, advice))
+    return regular(folder, folder.joinpath(*checked(folder, name, advice)), advice)
+
+
+def regular(folder: Path, path: Path, advice: str = AGAIN, linked: bool = False) -> Path:
+    """Where a file below the folder, of whatever name, really lies; raises as `place`. `linked`: links may lead out."""
+    name = line(path.relative_to(folder).as_posix(), 100)
     try:
         real = path.resolve(strict=True)
         mode = real.stat().st_mode
@@ -50,7 +55,7 @@ def place(folder: Path, name: object, advice: str = AGAIN) -> Path:
         raise UserError(f"{folder}: the file {name} is missing; {advice}") from None
     except (OSError, RuntimeError) as error:  # a link to itself
         raise UserError(f"{folder}: the file {name} can't be reached ({_reason(error)}); {advice}") from None
-    if not _within(real, folder):
+    if not linked and not _within(real, folder):
         raise UserError(f"{folder}: {name} is a link out of the folder; put the file itself there, or {advice}")
     if not stat.S_ISREG(mode):
         raise UserError(f"{folder}: {name} is no regular file, but {_kind(mode)}; {advice}")
@@ -113,7 +118,7 @@ def files(folder: Path, advice: str = AGAIN) -> Iterator[str]:
             raise UserError(f"{folder}: {line(name)} is a linked folder; put the folder itself there, or {advice}")
         for one in sorted(names):
             name = Path(at, one).relative_to(folder).as_posix()
-            place(folder, name, advice)
+            regular(folder, Path(at, one), advice)
             yield name
             if (count := count + 1) > MOST_FILES:
                 raise UserError(f"{folder} has more than {MOST_FILES:,} files; {advice}")

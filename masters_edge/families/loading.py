@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from masters_edge.common.errors import UserError
 from masters_edge.common.quiet import hush, hush_transformers
+from masters_edge.families import checks
 
 
 def load_model(source: str, *, dtype: Any = None) -> Any:
@@ -89,16 +90,20 @@ def load_pretrained(auto_class: Any, source: str, **options: Any) -> Any:
     if not Path(source).is_dir() and not hub_reachable():
         options["local_files_only"] = True  # what was fetched before is still there
     try:
-        return auto_class.from_pretrained(source, **options)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "gguf_file" not in options:
+            checks.refuse_programs(source, options.get("local_files_only", False))
+        return auto_class.from_pretrained(source, trust_remote_code=False, **options)
+    except UserError:
+        raise
+    except Exception as error:  # a stranger's files make transformers raise whatever Python has
+        first = checks.said(error)
         if "local_files_only" in options:
             first = NOT_FETCHED
         kind = "folder" if Path(source).is_dir() else "hub id"
         raise UserError(
             f"the checkpoint {source} ({kind}) can't be loaded: {first} "
             "(give a folder saved by transformers, or a hub id that this machine can reach)"
-        ) from None
+        ) from error
 
 
 def tokenizer_signature(processor: Any) -> dict[str, str]:
@@ -133,6 +138,7 @@ def fingerprint(source: str) -> str:
     folder = Path(source)
     if not folder.is_dir():
         return f"hub:{source}@{getattr(load_config(source), '_commit_hash', None)}"
+    checks.regular_files(folder)
     digest = hashlib.sha256()
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("*.jinja")])
     for file in files:

@@ -12,6 +12,7 @@ from masters_edge.common import memo
 from masters_edge.common.errors import UserError
 from masters_edge.data.images import first_by_image
 from masters_edge.data.records import Question, image_size, open_image
+from masters_edge.families import checks
 from masters_edge.families.base import Family, family_of
 from masters_edge.families.loading import load_config, load_processor
 
@@ -174,6 +175,7 @@ def _processor_of(source: str) -> str:
     """A digest of all in a checkpoint's folder that prompts are built by; a hub id as it is."""
     if not Path(source).is_dir():
         return source
+    checks.regular_files(Path(source))
     total = hashlib.sha256()
     for path in sorted(Path(source).iterdir()):
         if path.suffix in (".json", ".jinja", ".txt", ".model") and not path.name.endswith(".index.json"):

@@ -14,9 +14,12 @@ from typing import Any
 
 import torch
 
+from masters_edge.common import inside
 from masters_edge.common.display import progress, say
-from masters_edge.common.errors import UserError
-from masters_edge.common.files import at_home, read_json, whole_folder
+from masters_edge.common.errors import UserError, reason
+from masters_edge.common.files import at_home, whole_folder
+from masters_edge.families.checks import FETCH
+from masters_edge.families.checks import shards as shards_of
 from masters_edge.teacher.masking import check_globs, dropped_count, mask_tensor_, wanted
 
 Progress = Callable[[int], None]
@@ -26,6 +29,8 @@ _WHOLE_NUMBERS = ("I64", "I32", "I16", "BOOL")  # positions and the like; never 
 _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx", ".onnx_data")
 _FROM_THE_HUB = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py", "*.md"]
 _BLOCK = 16 << 20  # bytes copied at once
+_LONGEST_HEADER = 100_000_000  # bytes; safetensors' own bound
+INDEX = "model.safetensors.index.json"
 
 
 def mask_checkpoint(
@@ -57,36 +62,44 @@ def mask_checkpoint(
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UserError(f"{out} exists and is not empty; give a new folder")
     folder = _folder(teacher)
-    shards = _shards(folder)
-    headers = {shard: _header(shard) for shard in shards}
-    for shard, header in headers.items():
-        _check(shard, header, include, exclude)
-    names = [name for _, header in headers.values() for name, entry in header.items() if len(entry["shape"]) >= 2]
-    check_globs(names, include, exclude, "--{}", teacher)
+    names = _shards(folder)
+    shards = {name: inside.place(folder, name, FETCH) for name in names}
+    headers = {name: _header(shard) for name, shard in shards.items()}
+    for name, header in headers.items():
+        _check(folder / name, header, include, exclude)
+    tensors = [name for _, header in headers.values() for name, entry in header.items() if len(entry["shape"]) >= 2]
+    check_globs(tensors, include, exclude, "--{}", teacher)
     left_out = []
-    size = sum(shard.stat().st_size for shard in shards)
+    size = sum(shard.stat().st_size for shard in shards.values())
     with whole_folder(out) as temporary, progress("masking, MB", round(size / 1e6)) as bar:
         for path in sorted(folder.iterdir()):
-            if path in headers:
+            if path.name in shards:
                 continue
             if path.suffix in _OTHER_WEIGHTS or path.name.endswith(".bin.index.json"):
                 left_out.append(path.name)
-            elif path.is_dir() and not path.name.startswith("."):
-                shutil.copytree(path, temporary / path.name, ignore=lambda _, names: [n for n in names if _weights(n)])
-            elif path.is_file():
-                shutil.copyfile(path, temporary / path.name)
-        for shard, header in headers.items():
-            target = temporary / shard.relative_to(folder)
+            elif path.is_dir() and not path.is_symlink():
+                if not path.name.startswith("."):
+                    _copy(folder, path.name, temporary, names)
+            else:
+                shutil.copyfile(inside.regular(folder, path, FETCH), temporary / path.name)
+        for name, header in headers.items():
+            target = temporary.joinpath(*name.split("/"))
             target.parent.mkdir(parents=True, exist_ok=True)
-            _mask_file(shard, target, header, ratio, include, exclude, lambda done: bar(done / 1e6))
+            _mask_file(shards[name], target, header, ratio, include, exclude, lambda done: bar(done / 1e6))
         bar(completed=round(size / 1e6))
     if left_out:
         say(f"left out, since they hold weights that would be unmasked: {', '.join(left_out)}")
     say(f"{out}: {size / 1e6:.1f} MB of weights, the smallest {100 * ratio:g}% of each tensor zeroed")
 
 
-def _weights(name: str) -> bool:
-    return Path(name).suffix in _OTHER_WEIGHTS
+def _copy(folder: Path, below: str, out: Path, shards: Sequence[str]) -> None:
+    """A folder in the checkpoint's without the weights in it; raises UserError for a link that leads out."""
+    for name in inside.files(folder / below, FETCH):
+        path = Path(below, name)
+        if path.suffix in _OTHER_WEIGHTS or path.as_posix() in shards:
+            continue
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(inside.regular(folder, folder / path, FETCH), out / path)
 
 
 def _folder(teacher: str) -> Path:
@@ -112,19 +125,12 @@ def _folder(teacher: str) -> Path:
         ) from None
 
 
-def _shards(folder: Path) -> list[Path]:
-    """The safetensors files that transformers would load."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(read_json(index)["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise UserError(f"{index} can't be read ({type(error).__name__}: {error}); fetch the file again") from None
-        if missing := [name for name in names if not (folder / name).is_file()]:
-            raise UserError(f"{index} names {missing[0]}, but there is no such file; fetch the checkpoint again")
-        return [folder / name for name in names]
+def _shards(folder: Path) -> list[str]:
+    """Names of the safetensors files that transformers would load."""
+    if (folder / INDEX).is_file():
+        return shards_of(folder, INDEX)
     if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
+        return ["model.safetensors"]
     if any(path.suffix in (".bin", ".pt", ".pth") for path in folder.iterdir()):
         raise UserError(
             f"{folder} has its weights in .bin files only, and masking reads safetensors; load the model with "
@@ -145,20 +151,26 @@ def _header(shard: Path) -> tuple[bytes, Header]:
     try:
         with shard.open("rb") as file:
             length = file.read(8)
-            text = file.read(int.from_bytes(length, "little"))
+            if (announced := int.from_bytes(length, "little")) > _LONGEST_HEADER:
+                raise ValueError(f"a header of {announced} bytes")
+            text = file.read(announced)
         entries = json.loads(text)
         entries.pop("__metadata__", None)
         header = dict(sorted(entries.items(), key=lambda item: item[1]["data_offsets"]))
         end = 0
         for entry in header.values():
             begin, following = entry["data_offsets"]
-            if begin != end:
+            if begin != end or following < begin:
                 raise ValueError(f"a gap at byte {end}")
+            if (kind := _FLOATS.get(entry["dtype"])) is not None:
+                count = math.prod(entry["shape"])
+                if min(entry["shape"], default=1) < 0 or count * kind.itemsize != following - begin:
+                    raise ValueError(f"{following - begin} bytes for a tensor of {count}")
             end = following
         if shard.stat().st_size != len(length) + len(text) + end:
             raise ValueError(f"{shard.stat().st_size} bytes where {len(length) + len(text) + end} were announced")
-    except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:
-        raise UserError(f"{shard} is no whole safetensors file ({error}); fetch the checkpoint again") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{shard} is no whole safetensors file ({reason(error)}); fetch the checkpoint again") from None
     return length + text, header
 
 

@@ -23,7 +23,8 @@ from tests.export import bundles
 def folder(tmp_path: Path) -> Path:
     path = tmp_path / "bundle"
     path.mkdir()
-    (path / "decoder.onnx").write_bytes(b"graph")
+    (path / "onnx").mkdir()
+    (path / "onnx" / "decoder.onnx").write_bytes(b"graph")
     origin = Origin(name="[red]demo", student=Checkpoint(name="small", licence="mit"))
     manifests.write(path, manifest(origin=origin, notes=["a [bold]note"]))
     return path
@@ -49,7 +50,7 @@ def test_json_is_the_manifest(folder: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [(), ("--json",)])
 def test_a_changed_file_is_one_sentence_and_status_2(folder: Path, arguments: tuple[str, ...]) -> None:
-    (folder / "decoder.onnx").write_bytes(b"grapf")
+    (folder / "onnx" / "decoder.onnx").write_bytes(b"grapf")
     done = run(str(folder), *arguments)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "decoder.onnx has changed" in done.stderr
     assert "as it was written" not in done.stdout and not (arguments and done.stdout)
@@ -57,7 +58,7 @@ def test_a_changed_file_is_one_sentence_and_status_2(folder: Path, arguments: tu
 
 def test_big_files_show_a_bar(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(inspection, "_SLOW", 1)
-    (folder / "decoder.onnx").write_bytes(bytes(5_000_000))
+    (folder / "onnx" / "decoder.onnx").write_bytes(bytes(5_000_000))
     manifests.write(folder, manifests.read(folder))
     inspection.inspect(folder)
     assert "checking files, MB" in (said := capsys.readouterr().out) and "5/5" in said

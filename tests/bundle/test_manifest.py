@@ -124,7 +124,7 @@ def test_an_old_bundle_is_replaced_only_at_the_end(folder: Path) -> None:
     manifests.check(folder)
     with manifests.building(folder) as new:
         (new / "only.txt").write_text("x")
-        manifests.write(new, manifest())
+        manifests.write(new, manifest(graphs={"decoder": "only.txt"}))
     assert [file.path for file in manifests.check(folder).files] == ["only.txt"]
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 

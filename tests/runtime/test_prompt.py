@@ -26,6 +26,7 @@ def test_the_placeholder_in_a_question_is_refused(copy: Path) -> None:
         "{{ messages.append(1) }}",
         "{{ raise_exception('only text') }}",
         "{{ messages[5].content }}",
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     ],
 )
 def test_a_template_that_misbehaves_is_one_sentence(copy: Path, template: str) -> None:
