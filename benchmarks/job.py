@@ -25,6 +25,7 @@ JOB, QUESTIONS, IMAGES, RAW = "job.json", "questions.jsonl", "images", "raw"
 CHOICE, COLD, FACTS, LATENCY, CASES = "choice.json", "cold.jsonl", "facts.json", "latency.json", "cases.jsonl"
 SUSTAINED, ANSWERS, DONE = "sustained.jsonl", "answers.jsonl", "done.json"
 CONDITIONS, PYTHON = "conditions.json", "python.json"
+LEFT = frozenset({CHOICE, COLD, FACTS, LATENCY, CASES, SUSTAINED, ANSWERS, DONE})  # in raw/ by a measuring process
 
 
 def read_json(path: Path) -> Any:

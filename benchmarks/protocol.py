@@ -10,11 +10,14 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from masters_edge.benchmarks import cases, job
 from masters_edge.benchmarks.progress import OnProgress, Step
@@ -38,8 +41,11 @@ from masters_edge.benchmarks.results import (
 from masters_edge.benchmarks.suites import Suite
 from masters_edge.common import child
 from masters_edge.common.errors import UserError
+from masters_edge.common.plain import line
 from masters_edge.data.records import Question
 from masters_edge.scoring.metrics import wilson_interval
+
+LONGEST = 1000  # characters of a device's words
 
 
 @dataclass(frozen=True)
@@ -142,11 +148,24 @@ def follow(lines: Iterable[bytes | str], subject: Subject, on_event: Callable[[d
     done = False
     for event in child.objects(lines):
         if event.get("event") == "error":
-            raise UserError(f"measuring {subject.name} stopped: {event['message']}")
+            raise UserError(f"measuring {subject.name} stopped: {line(str(event.get('message')), LONGEST)}")
         if event.get("event") == "progress":
-            on_event(event)
+            with suppress(ValidationError):
+                on_event(Progress.model_validate(event).model_dump())
         done = done or event.get("event") == "done"
     return done
+
+
+class Progress(BaseModel):
+    """A worker's progress; a board may send anything in its place."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
+
+    event: Literal["progress"]
+    phase: Annotated[str, AfterValidator(lambda text: line(text, 60))]
+    done: Annotated[float, Field(ge=0, le=1e12)]
+    total: Annotated[float, Field(ge=0, le=1e12)]
+    right: Annotated[float, Field(ge=0, le=1e12)] | None = None
 
 
 def as_steps(subject: Subject, on_progress: OnProgress | None) -> Callable[[dict[str, Any]], None]:
@@ -166,10 +185,25 @@ def assemble(
     measuring process read from it.
 
     Raises:
-        UserError: raw files are missing or don't fit together.
+        UserError: raw files are missing, don't fit together, or are none of a measuring process.
     """
+    try:
+        return _assembled(folder, subject, suite, options, device, sha256)
+    except UserError:
+        raise
+    except Exception as error:  # a board may have written anything into them
+        what = str(error.errors()[0]["loc"]) if isinstance(error, ValidationError) else repr(error)
+        raise UserError(
+            f"what {device.address or device.kind} measured of {subject.name} can't be read ({line(what, LONGEST)}); "
+            f"remove {folder} and measure again, on a device that you trust"
+        ) from error
+
+
+def _assembled(
+    folder: Path, subject: Subject, suite: Suite | None, options: Options, device: Device, sha256: str
+) -> Measurement:
     raw = folder / job.RAW
-    facts, latency = job.read_json(raw / job.FACTS), job.read_json(raw / job.LATENCY)
+    facts, latency = _told(job.read_json(raw / job.FACTS)), _told(job.read_json(raw / job.LATENCY))
     if job.read_json(raw / job.DONE) is None or facts is None or latency is None:
         raise UserError(f"measuring {subject.name} ended without its figures in {raw}; run the same command again")
     asked = job.read_json(folder / job.JOB)
@@ -179,13 +213,17 @@ def assemble(
             f"measuring {subject.name} left {len(answers)} answers to {len(suite.questions)} questions in {raw}; "
             "remove that folder and measure again"
         )
+    if suite is not None and [row["id"] for row in answers] != [r["id"] for r in job.read_rows(folder / job.QUESTIONS)]:
+        raise ValueError("answers to other questions")
+    if not all(isinstance(row["text"], str) and 0 <= row["score"] <= 1 for row in answers):
+        raise ValueError("an answer without text or score")
     known = dict(facts["facts"])
     if known["parameters"] is None:  # graphs don't tell; the caller may know
         known["parameters"] = subject.extra.get("parameters")
     unmeasured = list(latency["unmeasured"])
     if options.sustain_s and not asked["sustain_s"]:
         unmeasured.append("the sustained loop is for exported students alone")
-    choice, compared = job.read_json(raw / job.CHOICE), job.read_json(raw / job.PYTHON)
+    choice, compared = _told(job.read_json(raw / job.CHOICE)), _told(job.read_json(raw / job.PYTHON))
     cold = [row["cold_start_ms"] for row in job.read_rows(raw / job.COLD)]
     return Measurement(
         name=subject.name,
@@ -204,10 +242,10 @@ def assemble(
         batched=any(row.get("batched") for row in answers),
         latency=Latency(**_stages(latency["stages"]), cold_start_ms=summarize(cold)),
         latency_questions=asked["latency_count"],
-        cases=tuple(_case(row) for row in job.read_rows(raw / job.CASES)),
+        cases=tuple(_case(_told(row)) for row in job.read_rows(raw / job.CASES)),
         peak_rss_mib=latency["peak_rss_mib"],
         page_memory_mib=latency.get("page_memory_mib"),
-        conditions=Conditions(**latency["conditions"] | (job.read_json(raw / job.CONDITIONS) or {})),
+        conditions=Conditions(**latency["conditions"] | (_told(job.read_json(raw / job.CONDITIONS)) or {})),
         energy=Energy(**latency["energy"]) if latency["energy"] else None,
         sustained=_sustained(job.read_rows(raw / job.SUSTAINED)),
         unmeasured=tuple(unmeasured),
@@ -216,6 +254,15 @@ def assemble(
         ended=_now(),
         **known,
     )
+
+
+def _told(value: Any) -> Any:
+    """What a device wrote, every text of it as one line that isn't too long."""
+    if isinstance(value, str):
+        return line(value, LONGEST)
+    if isinstance(value, dict):
+        return {line(str(key), LONGEST): _told(one) for key, one in value.items()}
+    return [_told(one) for one in value] if isinstance(value, list) else value
 
 
 def accuracy(scores: Sequence[float]) -> Accuracy:

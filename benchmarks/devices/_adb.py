@@ -8,6 +8,7 @@ How adb lists phones and what it complains of: `transport.cpp` of AOSP's package
 acquire_one_transport); tried with adb 1.0.41 without a phone.
 """
 
+import errno
 import re
 import shlex
 import shutil
@@ -15,6 +16,7 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 
+from masters_edge.common import child
 from masters_edge.common.errors import UserError
 from masters_edge.common.plain import line
 
@@ -24,6 +26,7 @@ APPEARS_S = 4.0  # a phone is listed this long after its server was started
 STAY_ON = "stay_on_while_plugged_in"
 _ALWAYS_ON = "7"  # BatteryManager's plugged AC (1), USB (2) and wireless (4)
 _LONGEST = 80  # characters of a property
+MOST_SAID = 16 << 20  # bytes of one command; `dumpsys window` has about 200 KB
 
 _STATES = (
     "device|offline|unauthorized|authorizing|connecting|detached|recovery|sideload|rescue|bootloader|host|no device"
@@ -92,16 +95,16 @@ class Phone:
         return {name: plain(value) for name, value in found}
 
     def ram_mib(self) -> int | None:
-        found = re.search(r"^MemTotal:\s+(\d+) kB", self.shell("cat", "/proc/meminfo"), re.MULTILINE)
+        found = re.search(r"^MemTotal:\s+(\d{1,15}) kB", self.shell("cat", "/proc/meminfo"), re.MULTILINE)
         return round(int(found[1]) / 1024) or None if found else None
 
     def cores(self) -> int | None:
         """How many processor cores it has, sleeping ones included."""
-        ranges = re.findall(r"(\d+)(?:-(\d+))?", self.shell("cat", "/sys/devices/system/cpu/possible").strip())
+        ranges = re.findall(r"(\d{1,6})(?:-(\d{1,6}))?", self.shell("cat", "/sys/devices/system/cpu/possible").strip())
         count = sum(int(last or first) - int(first) + 1 for first, last in ranges)
         if not 0 < count <= 1024:
             said = self.shell("nproc").strip()
-            count = int(said) if said.isdecimal() else 0
+            count = int(said) if said.isdecimal() and len(said) < 6 else 0
         return count if 0 < count <= 1024 else None
 
     def battery(self) -> Battery:
@@ -110,7 +113,7 @@ class Phone:
     def throttling(self) -> str | None:
         """How hard the phone says that it throttles for heat ("light" to "shutdown"); None for not at all, and before
         Android 10, which has no thermal service."""
-        found = re.search(r"^\s*Thermal Status: (\d+)", self.shell("dumpsys", "thermalservice"), re.MULTILINE)
+        found = re.search(r"^\s*Thermal Status: (\d{1,3})", self.shell("dumpsys", "thermalservice"), re.MULTILINE)
         # android.os.Temperature's constants
         levels = ("", "light", "moderate", "severe", "critical", "emergency", "shutdown")
         level = int(found[1]) if found else 0
@@ -288,24 +291,20 @@ def _adb(*words: str, patience_s: float = PATIENCE_S, check: bool = True) -> str
     command = words[2] if words[0] == "-s" else words[0]
     try:
         # A session of its own: Ctrl-C is for us, who have to put the phone's settings back.
-        ran = subprocess.run(
-            [program, *words],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=patience_s,
-            start_new_session=True,
-        )
+        status, *said = child.output([program, *words], patience_s, MOST_SAID)
     except subprocess.TimeoutExpired:
         raise Unreachable(
             f"adb {command} had no answer within {patience_s:.0f} s; unplug the phone and plug it in again, or restart "
             "adb with: adb kill-server"
         ) from None
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise UserError(f"adb {command} brings far more than a phone has to say; is it your phone?") from None
         raise UserError(f"{program} can't be run ({error.strerror or error}); install adb anew") from None
-    out, err = (text.decode("utf-8", "replace") for text in (ran.stdout, ran.stderr))
-    if ran.returncode and (not out.strip() or check) and _UNREACHABLE.search(err):
+    out, err = (text.decode("utf-8", "replace") for text in said)
+    if status and (not out.strip() or check) and _UNREACHABLE.search(err):
         raise Unreachable(f"adb doesn't reach the phone ({_Failed(err, command).line}); check the cable")
-    if ran.returncode and check:
+    if status and check:
         raise _Failed(err or out, command)
     return out + err
 

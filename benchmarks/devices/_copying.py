@@ -4,14 +4,14 @@ Files travel by their content (sha256) into a pool on the board; folders there a
 """
 
 import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from masters_edge.benchmarks.devices import _replies
 from masters_edge.benchmarks.devices._openssh import Connection
 from masters_edge.bundle.manifest import sha256
+from masters_edge.common import inside
 from masters_edge.common.errors import UserError
 from masters_edge.common.files import whole_folder
 
@@ -38,9 +38,9 @@ class Item:
 
 def items(folder: Path, *names: str) -> list[Item]:
     """The folder's files, or those of it that are named or lie below a named folder."""
-    chosen = [folder / name for name in names] or [folder]
-    files = {file for path in chosen for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()}
-    return [Item.of(file.relative_to(folder).as_posix(), file) for file in sorted(files)]
+    listed = {Path(name) for name in inside.files(folder)}
+    chosen = [file for file in listed if not names or any(file.is_relative_to(name) for name in names)]
+    return [Item.of(file.as_posix(), inside.regular(folder, folder / file)) for file in sorted(chosen)]
 
 
 @dataclass(frozen=True)
@@ -74,23 +74,38 @@ def upload(
     ]
     by_content = {item.sha256: item for folder in folders for item in folder.files}
     doing = f"copying {what} to it"
-    missing = board.call("plan", doing, folders=listed)["missing"]
+    missing = _wanted(board.call("plan", doing, _replies.Lacking, folders=listed), by_content, board, doing)
     for _ in range(_TRIES):
         if not missing:
             return
         content = _content(missing, by_content, on_bytes)
-        missing = board.call("receive", doing, content, files=missing, folders=listed)["missing"]
+        files = [file.model_dump() for file in missing]
+        found = board.call("receive", doing, _replies.Lacking, content, files=files, folders=listed)
+        missing = _wanted(found, by_content, board, doing)
     if missing:
         raise UserError(f"{what} came out wrong on {board.address.login} {_TRIES} times; is its disk in order?")
 
 
-def _content(missing: list[dict[str, Any]], by_content: dict[str, Item], on_bytes: OnBytes) -> Iterator[bytes]:
-    total = sum(file["bytes"] for file in missing)
-    done = sum(file["offset"] for file in missing)
+def _wanted(
+    found: _replies.Lacking, by_content: dict[str, Item], board: Connection, doing: str
+) -> list[_replies.Missing]:
+    """What the board says it lacks; raises UserError where it was offered no such thing."""
+    seen: set[str] = set()
+    for file in found.missing:
+        item = by_content.get(file.sha256)
+        if item is None or file.bytes != item.size or file.offset > item.size or file.sha256 in seen:
+            raise _replies.odd(board.address.login, doing, "it asks for a file that it wasn't offered")
+        seen.add(file.sha256)
+    return found.missing
+
+
+def _content(missing: list[_replies.Missing], by_content: dict[str, Item], on_bytes: OnBytes) -> Iterator[bytes]:
+    total = sum(file.bytes for file in missing)
+    done = sum(file.offset for file in missing)
     on_bytes(done, total)
     for file in missing:
-        item = by_content[file["sha256"]]
-        sent = file["offset"]
+        item = by_content[file.sha256]
+        sent = file.offset
         for block in _blocks(item.source, sent):
             sent += len(block)
             done += len(block)
@@ -112,23 +127,32 @@ def _blocks(source: Path | bytes, offset: int) -> Iterator[bytes]:
             yield block
 
 
-def fetch(board: Connection, root: str, folder: Path, *, what: str) -> None:
-    """The board's folder `root` as `folder` here: whole and checked, or not at all."""
+def fetch(board: Connection, root: str, folder: Path, *, what: str, names: Collection[str], most: int) -> None:
+    """The board's folder `root` as `folder` here: whole and checked, or not at all.
+
+    Raises:
+        UserError: it sends a file of another name than `names`, or more than `most` bytes in all; `Lost`.
+    """
     doing = f"fetching {what} from it"
     with board.op("fetch", doing, root=root) as channel, whole_folder(folder) as temporary:
         channel.close_input()
         lines = channel.lines()
-        for file in json.loads(next(lines))["files"]:
-            path = temporary.joinpath(*file["path"].split("/"))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            left = file["bytes"]
+        listed = channel.read(_replies.Listing, next(lines, b"")).files
+        if sum(file.bytes for file in listed) > most:
+            raise channel.odd(f"more than {most / 1e6:.0f} MB of figures")
+        unasked = [file.path for file in listed if file.path not in names]
+        if unasked or len({file.path for file in listed}) != len(listed):
+            raise channel.odd(f"the file {_replies.words(repr((unasked or ['twice'])[0]))}, which it wasn't asked for")
+        for file in listed:
+            path = temporary / file.path
+            left = file.bytes
             with path.open("wb") as stream:
                 while left and (block := channel.stdout.read(min(left, _BLOCK))):
                     stream.write(block)
                     left -= len(block)
             if left:
                 raise channel.failure()
-            if sha256(path) != file["sha256"]:
-                raise UserError(f"{file['path']} changed while it was fetched; run the same command again")
+            if sha256(path) != file.sha256:
+                raise UserError(f"{file.path} changed while it was fetched; run the same command again")
         for _ in lines:
             pass

@@ -14,9 +14,10 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from masters_edge.benchmarks.devices import Lost, _board
+from masters_edge.benchmarks.devices import Lost, _board, _replies
+from masters_edge.common import child
 from masters_edge.common.errors import UserError
 
 # Another configuration than ~/.ssh/config, as `ssh -F` takes it.
@@ -96,21 +97,19 @@ class Connection:
         # A socket's path has room for about 100 characters; a Mac's TMPDIR alone takes half of that.
         short = "/tmp" if Path("/tmp").is_dir() else None
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="me-ssh-", dir=short)))
-        with (self.folder / "stderr").open("wb") as stderr:
-            # It ends when its stdin does: with us, however we end.
-            master = self._start(["-o", "ControlMaster=yes"], f"echo {_READY}; cat", stderr)
+        # It ends when its stdin does: with us, however we end.
+        master = self._start(["-o", "ControlMaster=yes"], f"echo {_READY}; cat")
         self._stack.callback(_end, master)
-        assert master.stdout is not None
-        for line in master.stdout:
+        channel = Channel(master, self.address, "connecting to it")
+        for line in channel.all_lines():
             if line.strip() == _READY.encode():
                 break
         else:
             master.wait()
-            said = (self.folder / "stderr").read_text(encoding="utf-8", errors="replace")
-            raise UserError(_why_not(said, self.address))
+            raise UserError(_why_not(channel.stderr.text(), self.address))
         self.python = self._find_python()
 
-    def _start(self, options: list[str], command: str, stderr: IO[bytes]) -> "subprocess.Popen[bytes]":
+    def _start(self, options: list[str], command: str) -> "subprocess.Popen[bytes]":
         config = os.environ.get(CONFIG)
         port = self.address.port
         words = [
@@ -129,7 +128,7 @@ class Connection:
             words,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=stderr,
+            stderr=subprocess.PIPE,
             start_new_session=True,
             env=os.environ | {"SSH_ASKPASS_REQUIRE": "never"},
         )
@@ -146,10 +145,10 @@ class Connection:
         quoted = script.replace("'", "'\"'\"'")
         with self.channel(f"sh -c '{quoted}'", "looking for Python") as channel:
             channel.close_input()
-            lines = channel.stdout.read().decode("utf-8", "replace").splitlines()
+            lines = [line.decode("utf-8", "replace").rstrip("\r\n") for line in channel.all_lines()]
         if "end" not in lines:
             raise channel.failure()
-        found = [line.split(" ", 3)[1:] for line in lines if re.match(r"python \d+ \d+ /", line)]
+        found = [line.split(" ", 3)[1:] for line in lines if re.match(r"python \d{1,3} \d{1,3} /", line)]
         for major, minor, path in found:
             if (int(major), int(minor)) >= (3, 10):
                 return path
@@ -162,13 +161,12 @@ class Connection:
     @contextlib.contextmanager
     def channel(self, command: str, doing: str) -> Iterator["Channel"]:
         """A program on the board, its stdin and stdout here; ended when the block ends."""
-        with tempfile.TemporaryFile() as stderr:
-            # Where the shared connection is gone, no other is made.
-            process = self._start(["-o", "ControlMaster=no", "-o", "ProxyCommand=false"], command, stderr)
-            try:
-                yield Channel(process, stderr, self.address, doing)
-            finally:
-                _end(process)
+        # Where the shared connection is gone, no other is made.
+        process = self._start(["-o", "ControlMaster=no", "-o", "ProxyCommand=false"], command)
+        try:
+            yield Channel(process, self.address, doing)
+        finally:
+            _end(process)
 
     @contextlib.contextmanager
     def op(self, name: str, doing: str, **arguments: Any) -> Iterator["Channel"]:
@@ -176,7 +174,7 @@ class Connection:
         program = f"import sys; exec(sys.stdin.buffer.read({len(_PROGRAM)}))"
         with self.channel(f"{_word(self.python)} -c '{program}'", doing) as channel:
             channel.write(_PROGRAM + json.dumps({"op": name, **arguments}).encode() + b"\n")
-            for line in channel.stdout:
+            for line in channel.all_lines():
                 if line.strip() == _board.HELLO.encode():
                     break
             else:
@@ -187,11 +185,12 @@ class Connection:
         self,
         name: str,
         doing: str,
+        reply: type[_replies.Schema],
         data: Iterable[bytes] = (),
-        on_line: Callable[[dict[str, Any]], None] = lambda line: None,
+        on_line: Callable[[bytes], None] = lambda line: None,
         **arguments: Any,
-    ) -> Any:
-        """Run an op to its end, `data` behind its arguments; `on_line` hears what it says before its result.
+    ) -> _replies.Schema:
+        """Run an op to its end, `data` behind its arguments; `on_line` hears what it says before its result, `reply`.
 
         Raises:
             Lost: the connection broke while `doing` ("copying demo to it").
@@ -203,8 +202,8 @@ class Connection:
                     break
             channel.close_input()
             for line in channel.lines():
-                on_line(json.loads(line))
-            return channel.result
+                on_line(line)
+            return channel.read(reply)
 
 
 class Channel:
@@ -212,10 +211,11 @@ class Channel:
 
     result: Any = None
 
-    def __init__(self, process: "subprocess.Popen[bytes]", stderr: IO[bytes], address: Address, doing: str) -> None:
-        assert process.stdin is not None and process.stdout is not None
+    def __init__(self, process: "subprocess.Popen[bytes]", address: Address, doing: str) -> None:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
         self.process, self.stdin, self.stdout = process, process.stdin, process.stdout
-        self._stderr, self.address, self.doing = stderr, address, doing
+        self.address, self.doing = address, doing
+        self.stderr = child.Tail(process.stderr)
 
     def write(self, data: bytes) -> bool:
         """False where nobody reads any more; what is said on stdout tells why."""
@@ -230,31 +230,54 @@ class Channel:
         with contextlib.suppress(BrokenPipeError):
             self.stdin.close()
 
+    def all_lines(self) -> Iterator[bytes]:
+        """Whatever it says; raises UserError where a line, or all of them, are longer than any answer."""
+        total = 0
+        while line := self.stdout.readline(_replies.MOST_LINE):
+            total += len(line)
+            if len(line) == _replies.MOST_LINE or total > _replies.MOST_LINES:
+                raise self.odd("far too much of it")
+            yield line
+
     def lines(self) -> Iterator[bytes]:
         """What the op says until its result."""
-        for line in self.stdout:
+        for line in self.all_lines():
             if not line.strip():
                 continue  # only to find out whether we listen
             if line.startswith(b'{"ok":') and line.endswith(b"\n"):
-                self.result = json.loads(line)["ok"]
+                self.result = self._json(line)["ok"]
                 return
             if line.startswith(b'{"problem":') and line.endswith(b"\n"):
-                raise UserError(_sentence(json.loads(line), self.address, self.doing))
+                found = _replies.parsed(line, _replies.Problem, self.address.login, self.doing)
+                raise UserError(_sentence(found, self.address, self.doing))
             yield line
         raise self.failure()
+
+    def read(self, reply: type[_replies.Schema], line: bytes | None = None) -> _replies.Schema:
+        """The op's result, or a line of it, as its schema."""
+        return _replies.parsed(self.result if line is None else line, reply, self.address.login, self.doing)
+
+    def odd(self, what: str) -> UserError:
+        """The sentence for an answer that no board of ours gives."""
+        return _replies.odd(self.address.login, self.doing, what)
+
+    def _json(self, line: bytes) -> Any:
+        try:
+            return json.loads(line)
+        except (ValueError, RecursionError):
+            raise self.odd("no JSON") from None
 
     def failure(self) -> UserError:
         """Why there was no result: the connection is gone, or the program failed, in its own last words."""
         self.close_input()
         status = self.process.wait()
-        self._stderr.seek(0)
-        said = [line for line in self._stderr.read().decode("utf-8", "replace").splitlines() if line.strip()]
+        said = [line for line in self.stderr.text().splitlines() if line.strip()]
         if status == 255 or status < 0:
             return Lost(
                 f"the connection to {self.address.login} was lost while {self.doing}; what was measured is kept there, "
                 "and the same command goes on"
             )
-        last = said[-1].strip() if said else f"exit status {status}"
+        last = _replies.words(said[-1]) if said else f"exit status {status}"
         return UserError(f"{self.address.login} failed while {self.doing} ({last})")
 
 
@@ -278,7 +301,7 @@ def _word(path: str) -> str:
 def _why_not(said: str, address: Address) -> str:
     """One sentence for why ssh could not connect."""
     login, known = address.login, f"[{address.host}]:{address.port}" if address.port else address.host
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [_replies.words(line) for line in said.splitlines() if line.strip()]
     if "IDENTIFICATION HAS CHANGED" in said:
         where = re.search(r"Offending .*key in (\S+):(\d+)", said)
         line = f" (line {where[2]} of {where[1]})" if where else ""
@@ -311,29 +334,29 @@ def _why_not(said: str, address: Address) -> str:
     return f"no connection to {login} ({lines[-1] if lines else 'ssh said nothing'}); try: {address.ssh}"
 
 
-def _sentence(found: dict[str, Any], address: Address, doing: str) -> str:
+def _sentence(found: _replies.Problem, address: Address, doing: str) -> str:
     """One sentence for a problem that `_board.py` reports."""
-    login, kind = address.login, found["problem"]
+    login, kind = address.login, found.problem
     if kind == "no venv":
-        version = ".".join(map(str, found["version"]))
+        version = ".".join(map(str, found.version or [3]))
         return (
             f"Python {version} on {login} can make no virtual environment; install that there, such as with: "
             f"sudo apt install python{version}-venv"
         )
     if kind == "busy":
-        since = f" since {found['since']}" if "since" in found else ""
-        return f"{login} is measuring for {found.get('who', 'another')}{since}; two at once would spoil both, so wait"
+        since = f" since {found.since}" if found.since else ""
+        return f"{login} is measuring for {found.who or 'another'}{since}; two at once would spoil both, so wait"
     if kind == "no room":
-        need, free = (f"{found[key] / 1e6:.1f} MB" for key in ("need", "free"))
-        return f"the disk of {login} is full: {doing} takes {need}, and {found['where']} has {free}; make room there"
-    lines = found.get("lines", [])
+        need, free = (f"{(size or 0) / 1e6:.1f} MB" for size in (found.need, found.free))
+        return f"the disk of {login} is full: {doing} takes {need}, and {found.where} has {free}; make room there"
+    lines = found.lines
     if kind == "disk full" or any("No space left on device" in line for line in lines):
-        where = f" ({found['where']})" if "where" in found else ""
+        where = f" ({found.where})" if found.where else ""
         return f"the disk of {login} is full{where}, {doing} stopped; make room there, and the same command goes on"
     if kind == "os":
-        return f"{login} failed while {doing} ({found['where']}: {found['message']})"
+        return f"{login} failed while {doing} ({found.where}: {found.message})"
     if kind == "command":
         wrong = [line for line in lines if line.startswith("ERROR:")] or lines
-        last = wrong[-1].removeprefix("ERROR:").strip() if wrong else f"exit status {found['status']}"
-        return f"{found['what']} failed on {login} while {doing} ({last})"
+        last = wrong[-1].removeprefix("ERROR:").strip() if wrong else f"exit status {found.status}"
+        return f"{found.what} failed on {login} while {doing} ({last})"
     return f"{login} failed while {doing} ({kind})"

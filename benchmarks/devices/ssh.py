@@ -17,9 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from masters_edge.benchmarks import job as jobs
 from masters_edge.benchmarks import machine, peers
-from masters_edge.benchmarks.devices import Lost, OnEvent, Place, Wanted, _wheel
+from masters_edge.benchmarks.devices import Lost, OnEvent, Place, Wanted, _replies, _wheel
 from masters_edge.benchmarks.devices._copying import Folder, Item, fetch, items, upload
 from masters_edge.benchmarks.devices._openssh import Address, Connection
 from masters_edge.benchmarks.protocol import Subject, follow
@@ -29,6 +31,7 @@ from masters_edge.common.errors import UserError
 PEERS = {"bundle": peers.KINDS["bundle"]}
 # What a runtime needs and doesn't ask for itself: ExecuTorch's Python runtime takes and gives torch tensors.
 _ALSO = {"executorch": ("torch",)}
+MOST_FIGURES, MOST_ANSWER = 64 << 20, 4 << 10  # bytes of a subject's raw files: in any case, and for each question
 _HEARTBEAT_S = 4.0  # well below `_board.SILENT_S`
 _DESCRIBE = """
 import json, re
@@ -53,10 +56,14 @@ class Board:
 
     def ready(self) -> None:
         """Let the board say what it is and what it has, now that it can."""
-        found = self.connection.call("ask", "asking what it is", key=self.environment, code=_DESCRIBE)
-        self._versions: dict[str, str] = found["versions"]
-        self.usable_threads: int = found["usable"]
-        self.device = Device(kind="ssh", address=self.address, **found["device"])
+        doing = "asking what it is"
+        found = self.connection.call("ask", doing, _replies.Described, key=self.environment, code=_DESCRIBE)
+        self._versions: dict[str, str] = found.versions
+        self.usable_threads: int = found.usable
+        try:
+            self.device = Device.model_validate(found.device | {"kind": "ssh", "address": self.address})
+        except ValidationError:
+            raise _replies.odd(self.connection.address.login, doing, "no description of a device") from None
 
     def versions(self, *packages: str) -> dict[str, str]:
         return {name: self._versions[_plain(name)] for name in packages if _plain(name) in self._versions}
@@ -83,11 +90,18 @@ class Board:
             with contextlib.suppress(Lost):
                 self._stop([name])
                 if isinstance(error, UserError):  # it couldn't be measured: the same bundle is no use there
-                    self.connection.call("remove", "cleaning up", paths=[bundle])
+                    self.connection.call("remove", "cleaning up", _replies.Nothing, paths=[bundle])
             raise
         self.running = []
-        fetch(self.connection, f"{folder}/{jobs.RAW}", job / jobs.RAW, what=f"the figures of {subject.name}")
-        self.connection.call("remove", "cleaning up", paths=[folder, bundle])
+        fetch(
+            self.connection,
+            f"{folder}/{jobs.RAW}",
+            job / jobs.RAW,
+            what=f"the figures of {subject.name}",
+            names=jobs.LEFT,
+            most=MOST_FIGURES + MOST_ANSWER * len(jobs.read_rows(job / jobs.QUESTIONS)),
+        )
+        self.connection.call("remove", "cleaning up", _replies.Nothing, paths=[folder, bundle])
 
     def _job_files(self, job: Path, subject: str) -> tuple[list[Item], str]:
         """The job's files as they shall be there, and a name that two different jobs don't share."""
@@ -104,7 +118,8 @@ class Board:
             channel.close_input()
             done = follow(channel.lines(), subject, on_event)
         if not done:
-            status, said = channel.result["status"], channel.result["said"]
+            ended = channel.read(_replies.Ended)
+            status, said = ended.status, ended.said
             reason = said or f"its process ended with status {status} and said nothing"
             if status is None or status > 128:
                 reason = "its process was ended from outside, most likely for want of memory"
@@ -112,7 +127,7 @@ class Board:
 
     def _stop(self, names: Sequence[str]) -> None:
         if names:
-            self.connection.call("stop", "stopping what it measured", jobs=list(names))
+            self.connection.call("stop", "stopping what it measured", _replies.Nothing, jobs=list(names))
         self.running = []
 
 
@@ -136,7 +151,7 @@ def connect(address: str, wanted: Wanted) -> Iterator[Place]:
             _install(board, wanted.packages, say)
             board.ready()
             yield board
-            connection.call("tidy", "cleaning up")
+            connection.call("tidy", "cleaning up", _replies.Nothing)
 
 
 @contextmanager
@@ -144,8 +159,8 @@ def _holding(board: Board) -> Iterator[None]:
     """Nobody else measures on the board meanwhile. It lets go of us when it hasn't heard of us for a while."""
     ended = threading.Event()
     with board.connection.op("hold", "waiting for its turn", who=board.who) as channel:
-        found = json.loads(next(channel.lines()))
-        board.version, board.running = found["version"], found["running"]
+        found = channel.read(_replies.Holding, next(channel.lines(), b""))
+        board.version, board.running = found.version, found.running
 
         def beat() -> None:
             while not ended.wait(_HEARTBEAT_S) and channel.write(b"\n"):
@@ -171,24 +186,33 @@ def _install(board: Board, packages: Sequence[str], say: Callable[[str], None]) 
         wheel = Item.of((file := _wheel.build(Path(folder))).name, file)
         key = hashlib.sha256(json.dumps([board.version, needed, pins, _wheel.requirements()]).encode()).hexdigest()[:16]
         board.environment, board.wheel = key, wheel.sha256
-        ready = board.connection.call("environment", "looking for its environment", key=key)
-        if ready.get("wheel") != wheel.sha256:
+        ready = board.connection.call("environment", "looking for its environment", _replies.Environment, key=key)
+        if ready.wheel != wheel.sha256:
             board._stop(board.running)
             upload(board.connection, [Folder("wheel", [wheel], only=True)], what="masters-edge")
             ready = board.connection.call(
                 "install",
                 "installing",
+                _replies.Environment,
                 key=key,
                 wheel=f"wheel/{wheel.path}",
                 sha256=wheel.sha256,
                 requirements=packages,
                 pins=pins,
-                on_line=lambda line: say(f"installing, {line['seconds']} s"),
+                on_line=lambda line: say(f"installing, {seconds(line)} s"),
             )
     board.notes = tuple(
         f"{board.connection.address.login} has no {pin} to install: it got another version than this machine has"
-        for pin in ready["dropped"]
+        for pin in ready.dropped
     )
+
+
+def seconds(line: bytes) -> int:
+    """How long an installation has taken by now; 0 for what is no such line."""
+    try:
+        return _replies.Seconds.model_validate_json(line).seconds
+    except ValidationError:
+        return 0
 
 
 def _bundle_files(subject: Subject, sha256: str) -> list[Item]:

@@ -15,7 +15,7 @@ from PIL import Image
 from masters_edge.benchmarks import job as jobs
 from masters_edge.benchmarks.page import messages
 from masters_edge.bundle import manifest as manifests
-from masters_edge.common.errors import UserError
+from masters_edge.common import inside
 from masters_edge.data.records import Question, open_image
 
 COMPARED = 50  # of the first questions' answers are compared with those of Python's runtime
@@ -107,14 +107,7 @@ class Handout:
 
 def _files(folder: Path, manifest: manifests.Manifest) -> dict[str, Path]:
     """The manifest's files by name; a name or a link that leads out of the folder is no file of a bundle."""
-    root = folder.resolve()
-    found = {}
-    for file in manifest.files:
-        path = root.joinpath(*file.path.split("/"))
-        if ".." in file.path.split("/") or not path.is_file() or not path.resolve().is_relative_to(root):
-            raise UserError(f"{folder}: the file {file.path} is missing, or lies elsewhere; copy or export it again")
-        found[file.path] = path.resolve()
-    return found
+    return {file.path: inside.place(folder, file.path) for file in manifest.files}
 
 
 def _questions(folder: Path) -> Iterator[Question]:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from masters_edge.benchmarks import machine
 from masters_edge.benchmarks.peers import Facts
+from masters_edge.common import inside
 from masters_edge.common.errors import UserError
 from masters_edge.runtime import backends
 
@@ -23,9 +24,9 @@ def fingerprint(path: str) -> str:
     if not folder.is_dir():
         raise UserError(f"there is no bundle {folder}; make one with: masters-edge export")
     digest = hashlib.sha256()
-    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
-        digest.update(file.relative_to(folder).as_posix().encode() + b"\0")
-        with file.open("rb") as stream:
+    for name in sorted(map(Path, inside.files(folder))):
+        digest.update(name.as_posix().encode() + b"\0")
+        with inside.regular(folder, folder / name).open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from masters_edge.benchmarks.devices import Wanted, _openssh, ssh
+from masters_edge.benchmarks.devices import Wanted, _openssh, _replies, ssh
 from masters_edge.benchmarks.devices._openssh import Address
 from masters_edge.common.errors import UserError
 from tests.benchmarks.sshd import Sshd, needs_sshd
@@ -150,7 +150,7 @@ def test_a_login_that_prints_things(sshd: Sshd, tmp_path: Path) -> None:
     sshd.extra.append(f"ForceCommand {config}")
     sshd.start()
     with _openssh.Connection(Address.parse(sshd.address)) as connection:
-        assert connection.call("plan", "looking", folders=[]) == {"missing": []}
+        assert connection.call("plan", "looking", _replies.Lacking, folders=[]).missing == []
 
 
 def test_nothing_is_left_behind_here(sshd: Sshd) -> None:

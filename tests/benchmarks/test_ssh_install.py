@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
 from masters_edge.benchmarks import Settings, Subject, bench, machine
-from masters_edge.benchmarks.devices import Lost, Wanted, _openssh, ssh
+from masters_edge.benchmarks.devices import Lost, Wanted, _openssh, _replies, ssh
 from masters_edge.benchmarks.progress import Step
 from masters_edge.benchmarks.suites import Suite
 from masters_edge.common.errors import UserError
@@ -108,7 +108,7 @@ def test_a_board_that_falls_silent_is_noticed(sshd: Sshd, monkeypatch: pytest.Mo
             if "sshd" in process.name():
                 process.send_signal(signal.SIGSTOP)
         started = time.monotonic()
-        place.connection.call("plan", "looking around", folders=[])
+        place.connection.call("plan", "looking around", _replies.Lacking, folders=[])
     assert time.monotonic() - started < 40
     with ssh.connect(sshd.address, Wanted()):  # waits until the board has given the first one up
         pass
