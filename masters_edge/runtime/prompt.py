@@ -26,8 +26,8 @@ class Prompt:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.tokenizer = read_tokenizer(folder / "tokenizer.json")
         self.special_tokens = special_tokens(folder)
+        self.tokenizer = read_tokenizer(folder / "tokenizer.json")
         content = inside.read(folder, "chat_template.jinja", MOST_TEMPLATE_BYTES)
         try:
             source = content.decode("utf-8")
