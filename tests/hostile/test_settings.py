@@ -60,8 +60,9 @@ ANYRES = {
 }
 FAMILIES = {"smolvlm": FRAMES, "internvl": TILES, "qwen2_5_vl": PATCHES, "llava_onevision": ANYRES}
 MISSING = object()
+PICTURE = pictures.noise((20, 44))
 VALUES: list[Any] = [
-    MISSING, None, True, -1, 0, 1, 2, 9_999, 10**9, 10**400, 0.5, 1e308, float("nan"), float("inf"), "", "32", "\ud800",
+    MISSING, None, True, -1, 0, 1, 2, 10**9, 10**400, 0.5, 1e308, float("nan"), float("inf"), "", "32", "\ud800",
     "x" * 2000, [], [1], [0, 0, 0], [[10**6, 10**6]], {}, {"longest_edge": -5},
 ]  # fmt: skip
 
@@ -94,8 +95,7 @@ def looked(family: str, files: dict[str, Any], folder: Path) -> None:
         if name in files:
             (folder / name).write_text(json.dumps(files[name]))
     opened = open_family(family, folder)
-    for size in ((60, 44), (7, 90)):
-        opened.image_text(opened.look(pictures.noise(size)))
+    opened.image_text(opened.look(PICTURE))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -31,6 +31,8 @@ class AnyresPixels(settings.Pixels):
 
     @model_validator(mode="after")
     def _fit(self) -> "AnyresPixels":
+        if self.size.height != self.size.width:
+            raise ValueError("size: tiles are squares")
         _check_pinpoints(self.image_grid_pinpoints, self.size.height)
         return self
 

@@ -99,6 +99,11 @@ def preprocess(image: Image.Image, settings: Mapping[str, Any]) -> Seen:
         image = resize(image, size, Image.Resampling(settings.get("resample", Image.Resampling.BICUBIC)))
     pixels = normalise(np.asarray(image), settings)
     channels, height, width = pixels.shape
+    if height % (patch * merge) or width % (patch * merge):
+        raise UserError(
+            f"the image is {width} x {height} pixels, and the bundle, which resizes none, reads whole blocks of "
+            f"{patch * merge}; resize it first"
+        )
     rows, columns = height // patch, width // patch
     blocks = pixels.reshape(channels, rows // merge, merge, patch, columns // merge, merge, patch)
     # To [block rows, block columns, rows in it, columns in it, channels, patch rows, patch columns]; then a still
