@@ -4,7 +4,9 @@ In: a bundle's folder. Out: tables on the screen, or the manifest as JSON. Every
 pickle, since opening one can run any program. No torch.
 """
 
+import json
 import pickletools
+import struct
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +16,7 @@ from rich.text import Text
 
 from masters_edge.bundle import manifest as manifests
 from masters_edge.bundle.manifest import Manifest
+from masters_edge.common import inside
 from masters_edge.common.display import console, progress, say
 from masters_edge.common.errors import UserError
 
@@ -32,7 +35,7 @@ def inspect(folder: Path, as_json: bool = False) -> None:
     manifest = manifests.read(folder)
     if as_json:
         check(folder, manifest)
-        print(manifest.model_dump_json(indent=2))
+        print(json.dumps(manifest.model_dump(mode="json"), indent=2))  # in ASCII: nothing that a terminal obeys
         return
     for table in tables(manifest):
         console.print(table)
@@ -53,8 +56,7 @@ def check(folder: Path, manifest: Manifest) -> None:
 def refuse_pickles(folder: Path, files: Iterable[str]) -> None:
     """Raise UserError for the first of the bundle's files that is a pickle, whatever its name."""
     for name in files:
-        path = folder.joinpath(*name.split("/"))
-        if path.is_file() and is_pickle(path):
+        if is_pickle(inside.place(folder, name)):
             raise UserError(
                 f"{folder}: the file {name} is a pickle, which can run programs when it is opened; don't use the bundle"
             )
@@ -72,7 +74,7 @@ def is_pickle(path: Path) -> bool:
             try:
                 with zipfile.ZipFile(file) as archive:
                     return any(name.endswith(".pkl") for name in archive.namelist())
-            except zipfile.BadZipFile:
+            except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error):
                 return False
         if start[:1] != b"\x80" or start[1:2] not in (b"\x02", b"\x03", b"\x04", b"\x05"):
             return False
@@ -80,7 +82,7 @@ def is_pickle(path: Path) -> bool:
             for count, (operation, _, _) in enumerate(pickletools.genops(file)):
                 if operation.name == "STOP" or count == _ENOUGH:
                     return True
-        except ValueError:  # no operation, or an argument that is none
+        except (ValueError, OverflowError):  # no operation, or an argument that is none
             return False
     return False
 
@@ -130,10 +132,10 @@ def _parts(manifest: Manifest) -> Table:
     table = Table("part", "scheme", "stored as", "largest relative error")
     quantization, errors = manifest.quantization, manifest.parity.exact.parts
     for part, scheme in quantization.schemes.items():
-        table.add_row(part, scheme, Text(quantization.parts.get(part, "")), "")
+        table.add_row(Text(part), Text(scheme), Text(quantization.parts.get(part, "")), "")
     table.add_section()
     for part, figures in errors.items():
-        table.add_row(part, "", Text(manifest.graphs.get(part, "")), f"{figures.max_relative_error:.1e}")
+        table.add_row(Text(part), "", Text(manifest.graphs.get(part, "")), f"{figures.max_relative_error:.1e}")
     return table
 
 

@@ -60,10 +60,9 @@ ANYRES = {
 }
 FAMILIES = {"smolvlm": FRAMES, "internvl": TILES, "qwen2_5_vl": PATCHES, "llava_onevision": ANYRES}
 MISSING = object()
-PICTURE = pictures.noise((20, 44))
+PICTURE = pictures.noise((60, 44))
 VALUES: list[Any] = [
-    MISSING, None, True, -1, 0, 1, 2, 10**9, 10**400, 0.5, 1e308, float("nan"), float("inf"), "", "32", "\ud800",
-    "x" * 2000, [], [1], [0, 0, 0], [[10**6, 10**6]], {}, {"longest_edge": -5},
+    MISSING, None, True, -1, 0, 1, 10**9, 10**400, 1e308, float("nan"), "\ud800", "x" * 2000, [], [[10**6, 10**6]], {},
 ]  # fmt: skip
 
 

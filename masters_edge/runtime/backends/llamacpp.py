@@ -50,6 +50,11 @@ class Handing(settings.Exactly):
     image_token_id: settings.TokenId
 
 
+def read_handing(folder: Path) -> Handing:
+    """llamacpp.json; raises UserError for any key or value that the export doesn't write."""
+    return settings.read(folder, "llamacpp.json", Handing)
+
+
 def open_backend(folder: Path, graphs: dict[str, str], threads: int, exact: bool) -> "LlamaCpp":
     """Load model and vision encoder; raises UserError where llama.cpp refuses them."""
     return LlamaCpp(folder, graphs, threads, exact)
@@ -64,7 +69,7 @@ class LlamaCpp:
         import xllamacpp
 
         self.exact = exact
-        self.settings = settings.read(folder, "llamacpp.json", Handing)
+        self.settings = read_handing(folder)
         self._pixels = settings.checked(folder, "preprocessor_config.json", settings.Pixels)
         self._most = settings.read(folder, "config.json", settings.Config).text_config.max_position_embeddings
         self._params = params = xllamacpp.CommonParams()
