@@ -4,10 +4,13 @@ Every answer is kept in a file beside results.json; a bundle is compared with th
 of, on the same questions, whichever device either was asked on.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 from masters_edge.benchmarks import job
 from masters_edge.benchmarks.results import Agreement, Measurement, Results
+from masters_edge.common import inside
+from masters_edge.common.errors import UserError
 from masters_edge.scoring.metrics import wilson_interval
 
 UNMEASURED = "agreement with PyTorch: "
@@ -20,8 +23,10 @@ def with_agreements(results: Results, folder: Path) -> Results:
     def answers(measurement: Measurement) -> dict[str, str]:
         assert measurement.answers is not None
         if measurement.answers not in read:
-            rows = job.read_rows(folder / measurement.answers)
-            read[measurement.answers] = {row["id"]: row["text"].strip() for row in rows}
+            read[measurement.answers] = {}
+            with suppress(UserError, KeyError, TypeError, AttributeError):  # none, or no answers
+                rows = job.read_rows(inside.place(folder, measurement.answers))
+                read[measurement.answers] = {row["id"]: row["text"].strip() for row in rows}
         return read[measurement.answers]
 
     found = []

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Self
 
-from masters_edge.common.errors import UserError
+from masters_edge.common import files
+from masters_edge.common.errors import UserError, reason
 from masters_edge.common.files import whole_file
 
 SCHEMA_VERSION = 3
@@ -34,8 +36,21 @@ _USER_AGENTS = (
 STAGES = ("preprocess_ms", "vision_ms", "prefill_ms", "ttft_ms", "decode_tokens_per_s", "total_ms")
 
 
+MOST_BYTES = 64 << 20  # of a results file
+MOST_MEASUREMENTS = 5000
+LARGEST = 1e15  # of any figure
+
+
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_max_length=4000)
+
+    @model_validator(mode="after")
+    def _in_bounds(self) -> Self:
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, (int, float)) and abs(value) > LARGEST:
+                raise ValueError(f"{name} is beyond {LARGEST:g}")
+        return self
 
 
 class Stage(_Record):
@@ -283,7 +298,7 @@ class Results(_Record):
     """The whole of results.json."""
 
     schema_version: int = SCHEMA_VERSION
-    measurements: tuple[Measurement, ...] = ()
+    measurements: tuple[Measurement, ...] = Field(default=(), max_length=MOST_MEASUREMENTS)
 
     def with_measurement(self, new: Measurement) -> "Results":
         """`new` in the place of an older one with its name, suite, device, runtime and threads, else at the end."""
@@ -309,13 +324,15 @@ def read(path: Path) -> Results:
     """results.json, validated; a UserError in one sentence where it is missing, damaged or of another version."""
     path = Path(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(files.read_text(path, MOST_BYTES))
     except FileNotFoundError:
         raise UserError(f"there is no results file {path}; make one with: masters-edge bench") from None
     except OSError as error:
         raise UserError(f"{path} can't be read ({error.strerror or error})") from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged, it is no JSON ({error}); measure again with: masters-edge bench") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} is damaged, it is no JSON ({reason(error)}); measure again with: masters-edge bench"
+        ) from None
     version = data.get("schema_version") if isinstance(data, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
         raise UserError(f"{path} is no results file of masters-edge: it has no schema_version")

@@ -9,7 +9,11 @@ from pathlib import Path
 
 from masters_edge.benchmarks.report import statistics
 from masters_edge.benchmarks.report.entry import Entry
+from masters_edge.common import files, inside
 from masters_edge.common.errors import UserError
+
+MEASURE = "measure again"
+MOST_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,9 @@ def _scores(entry: Entry) -> dict[str, float] | None:
     m = entry.m
     if m.answers is None or m.accuracy is None:
         return None
-    path = entry.folder / m.answers
-    if not path.is_file():  # results.json may have been sent alone
-        return None
-    scores = _read(path)
+    if not (entry.folder.joinpath(*inside.checked(entry.folder, m.answers, MEASURE))).is_file():
+        return None  # results.json may have been sent alone
+    scores = _read(inside.place(entry.folder, m.answers, MEASURE))
     # A file that another measurement has since written over would pair the wrong answers.
     if len(scores) != m.accuracy.asked or abs(sum(scores.values()) - m.accuracy.right) > 1e-6 * m.accuracy.asked:
         return None
@@ -80,10 +83,10 @@ def _scores(entry: Entry) -> dict[str, float] | None:
 def _read(path: Path) -> dict[str, float]:
     scores: dict[str, float] = {}
     try:
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in files.read_text(path, MOST_BYTES).splitlines():
             row = json.loads(line)
             scores[str(row["id"])] = float(row["score"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         where = f"{path}, line {len(scores) + 1}"
         raise UserError(f"{where}: this is no answer ({type(error).__name__}: {error}); measure again") from None
     return scores

@@ -47,6 +47,7 @@ ACCURACY = Quantity(
 TOKENS = Quantity("tokens", "decode speed", "decode", "tokens/s", stage("decode_tokens_per_s"), True)
 COLD = Quantity("cold", "cold start", "cold start", "ms", stage("cold_start_ms"))
 
+SMALLEST = 1e-9  # in any of these units; nothing that was measured is less
 # What the horizontal axis can show, the first one first.
 HORIZONTAL = (ANSWER, TTFT, SIZE, MEMORY, ENERGY)
 
@@ -54,4 +55,4 @@ HORIZONTAL = (ANSWER, TTFT, SIZE, MEMORY, ENERGY)
 def positive(quantity: Quantity, m: Measurement) -> float | None:
     """The value where a log axis can show it."""
     value = quantity.read(m)
-    return value if value is not None and value > 0 else None
+    return value if value is not None and value > SMALLEST else None

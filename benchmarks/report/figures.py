@@ -164,8 +164,9 @@ def tradeoff_svg(rows: Sequence[Entry], everyone: Sequence[Entry], x: Quantity, 
 
 
 def legend_svg(entries: Sequence[Entry], width: float) -> str:
-    seen = tradeoff.view(entries, axes.SIZE, entries)
-    assert seen is not None
+    seen = tradeoff.view(entries, axes.SIZE, entries) or tradeoff.view(entries, axes.ANSWER, entries)
+    if seen is None:
+        return ""
     height = tradeoff.legend(Scene(width, 0), (0, 0), width, seen, 13)
     into = Scene(width, height + 3)
     tradeoff.legend(into, (0, 0), width, seen, 13)

@@ -13,7 +13,9 @@ from masters_edge.benchmarks.report import browsers
 from masters_edge.benchmarks.report.entry import Entry
 from masters_edge.benchmarks.results import Device, Measurement, Results
 from masters_edge.common.errors import UserError
+from masters_edge.common.plain import line
 
+LONGEST_NAME = 100  # characters
 PREVIEW = "no questions asked"
 
 
@@ -87,7 +89,7 @@ def _numbered(found: Sequence[tuple[Measurement, Path]]) -> tuple[Entry, ...]:
             said = [m.runtime] if len({runtime for runtime, _ in ways}) > 1 else []
             said += [threads(m)] if len({count for _, count in ways}) > 1 else []
             name = f"{name} ({', '.join(said)})"
-        entries.append(Entry(numbers.setdefault(name, len(numbers) + 1), name, m, folder))
+        entries.append(Entry(numbers.setdefault(name, len(numbers) + 1), line(name, LONGEST_NAME), m, folder))
     return tuple(entries)
 
 

@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from masters_edge.benchmarks.report import style
-from masters_edge.common.errors import UserError
+from masters_edge.common import files
+from masters_edge.common.errors import UserError, reason
+from masters_edge.common.plain import line
+
+_MOST_BYTES = 16 << 20  # of mask.json
+_MOST = 100  # teachers, and rungs of one
 
 SCHEMA_VERSION = 1
 # Okabe and Ito's, beside a mark and a dash pattern each, so that colour alone never tells two teachers apart.
@@ -37,24 +42,28 @@ def read(path: Path) -> tuple[Ladder, ...]:
     Raises:
         UserError: the file is damaged or of another version.
     """
-    if not path.is_file():
+    if not path.exists():
         return ()
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(files.read_text(path, _MOST_BYTES))
         if found["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema version {found['schema_version']}, expected {SCHEMA_VERSION}")
-        return tuple(_ladder(teacher) for teacher in found["teachers"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} can't be read ({type(error).__name__}: {error})") from None
+        return tuple(_ladder(teacher) for teacher in found["teachers"][:_MOST])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise UserError(f"{path} can't be read ({type(error).__name__}: {reason(error)})") from None
 
 
 def _ladder(teacher: dict[str, Any]) -> Ladder:
+    rungs = [(float(r["ratio"]), float(r["accuracy"]), float(r["jsd_to_itself"])) for r in teacher["ladder"][:_MOST]]
+    r_max = float(teacher["r_max"])
+    if r_max not in [ratio for ratio, _, _ in rungs] or not all(abs(one) <= 1e6 for rung in rungs for one in rung):
+        raise ValueError(f"no rung at r_max {r_max:g}, or one out of bounds")
     return Ladder(
-        name=Path(teacher["source"]).name,
-        rungs=tuple((float(r["ratio"]), float(r["accuracy"]), float(r["jsd_to_itself"])) for r in teacher["ladder"]),
-        r_max=float(teacher["r_max"]),
-        rule=str(teacher["rule"]),
-        accuracy_is=str(teacher["accuracy_is"]),
+        name=line(Path(teacher["source"]).name, 60),
+        rungs=tuple(rungs),
+        r_max=r_max,
+        rule=line(str(teacher["rule"]), 300),
+        accuracy_is=line(str(teacher["accuracy_is"]), 100),
         questions=int(teacher["questions"]),
     )
 

@@ -15,10 +15,13 @@ from masters_edge.benchmarks.report import axes, figures, gather, ladder, notes,
 from masters_edge.benchmarks.report.columns import columns
 from masters_edge.benchmarks.report.entry import Entry
 from masters_edge.benchmarks.report.gather import Gathered
-from masters_edge.common.errors import UserError
+from masters_edge.common import files
+from masters_edge.common.errors import UserError, reason
 
 _HERE = Path(__file__).parent
 _LONGEST_SETTING = 400  # characters
+_MOST_SETTINGS, _MOST_BYTES = 2000, 1 << 20
+_MOST_PANELS = 32  # devices that are drawn in a suite; the table has all
 _NARROW = 336.0
 
 
@@ -71,7 +74,10 @@ def _suite(name: str, rows: Sequence[Entry], shown: Sequence[axes.Quantity]) -> 
         "rows": rows,
         "columns": columns(rows),
         "legend": [Markup(figures.legend_svg(rows, wide)) for wide in (900.0, _NARROW)],
-        "devices": [_device(label, own, rows, shown, width) for label, own in devices],
+        "devices": [
+            _device(label, own, rows, shown if number < _MOST_PANELS else [], width)
+            for number, (label, own) in enumerate(devices)
+        ],
     }
 
 
@@ -81,7 +87,7 @@ def _device(
     """Everything about one device in one suite; pictures come wide and narrow."""
     from markupsafe import Markup
 
-    looped = sustained.looped(own)
+    looped = sustained.looped(own) if shown else []
     return {
         "label": label,
         "rows": own,
@@ -93,7 +99,7 @@ def _device(
         "busy": notes.doubts(own),
         "front": notes.front_names(own),
         "untimed": [e.name for e in own if axes.positive(axes.ANSWER, e.m) is None],
-        "stages": [Markup(figures.stages_svg(own, rows, wide)) for wide in (1000.0, _NARROW)],
+        "stages": [Markup(figures.stages_svg(own, rows, wide)) if shown else "" for wide in (1000.0, _NARROW)],
         "cases": notes.case_table(own),
         "looped": looped,
         "sustained": [Markup(figures.sustained_svg(own, rows, wide)) for wide in (900.0, _NARROW)] if looped else None,
@@ -165,19 +171,15 @@ def run_settings(run: Path) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     recipe, info = run / "recipe.yaml", run / "run.json"
     try:
-        if recipe.is_file():
-            import yaml
+        if recipe.exists():
+            from masters_edge.recipe import values
 
-            rows += _flat(yaml.safe_load(recipe.read_text(encoding="utf-8")), "")
-        if info.is_file():
-            rows += _flat(json.loads(info.read_text(encoding="utf-8")), "run")
-    except (OSError, ValueError) as error:
-        raise UserError(f"the settings of {run} can't be read ({error})") from None
-    except Exception as error:
-        if type(error).__module__.split(".")[0] != "yaml":
-            raise
-        raise UserError(f"{recipe} is no YAML ({' '.join(str(error).split())})") from None
-    return rows
+            rows += _flat(values(recipe), "")
+        if info.exists():
+            rows += _flat(json.loads(files.read_text(info, _MOST_BYTES)), "run")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"the settings of {run} can't be read ({reason(error)})") from None
+    return rows[:_MOST_SETTINGS]
 
 
 def _flat(value: Any, key: str) -> list[tuple[str, str]]:

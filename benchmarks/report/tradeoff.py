@@ -21,6 +21,9 @@ _FAR = 1.2
 _FAR_TIMES = 2.0
 
 
+MOST_LABELS = 40  # in a panel; the front's come first
+
+
 @dataclass(frozen=True)
 class Look:
     """`font` in pixels; `largest` the largest mark's radius; `named` whether the front's labels say names."""
@@ -143,7 +146,10 @@ def draw(into: Scene, box: labels.Box, entries: Sequence[Entry], seen: View, loo
         for e, text in zip(drawn, texts)
     ]
     bars = [_bar(e.m, place(e.m), seen, box) for e in drawn]
-    spots = labels.place(marks, box, [*[bar for bar in bars if bar], *([steps] if len(front) > 1 else [])])
+    # Beyond so many, labels would hide the marks, and each is weighed against all others.
+    first = sorted(range(len(drawn)), key=lambda i: (drawn[i] not in front, i))[:MOST_LABELS]
+    lines = [*[bars[i] for i in first if bars[i]], *([steps] if len(front) > 1 else [])]
+    spots = dict(zip(first, labels.place([marks[i] for i in first], box, lines)))
     for entry, bar in zip(drawn, bars):
         if bar:
             with into.group(class_="interval", data_id=entry_id(entry)):
@@ -156,7 +162,8 @@ def draw(into: Scene, box: labels.Box, entries: Sequence[Entry], seen: View, loo
             data_x=f"{at[0]:.1f}", data_y=f"{at[1]:.1f}", data_id=entry_id(entry),
         ):  # fmt: skip
             _mark(into, entry.m, at, radii[entry.name], seen, look, box)
-            _write(into, texts[i], spots[i], at, size)
+            if i in spots:
+                _write(into, texts[i], spots[i], at, size)
 
 
 def _inside(share: float) -> float:

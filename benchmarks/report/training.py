@@ -4,14 +4,19 @@ In: a run's metrics.jsonl, one JSON object per line, any key may be missing. Out
 """
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from masters_edge.benchmarks.report import style
-from masters_edge.common.errors import UserError
+from masters_edge.common import files
+from masters_edge.common.errors import UserError, reason
+from masters_edge.common.plain import line as plain_line
+
+_MOST_BYTES = 256 << 20  # of metrics.jsonl
+_LARGEST = 10**12  # step or value that is drawn
+_MOST_PHASES = 30  # that are marked
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ def read(path: Path) -> Curve:
         UserError: a line that is no JSON object, or whose step is no whole number.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = files.read_text(path, _MOST_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} can't be read ({error})") from None
     lines = text.split("\n")
@@ -46,10 +51,12 @@ def read(path: Path) -> Curve:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
-            raise UserError(f"{path}, line {number}: this is no JSON ({error}); remove the line to go on") from None
+            raise UserError(
+                f"{path}, line {number}: this is no JSON ({reason(error)}); remove the line to go on"
+            ) from None
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}: expected an object of metrics, found {type(row).__name__}")
         if number == len(lines):
@@ -57,8 +64,8 @@ def read(path: Path) -> Curve:
         step = row.get("step")
         if step is None:
             continue
-        if not isinstance(step, int) or isinstance(step, bool) or step < 0:
-            raise UserError(f"{path}, line {number}: step is {step!r}, expected a whole number of steps")
+        if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step <= _LARGEST:
+            raise UserError(f"{path}, line {number}: step is {str(step)[:40]!r}, expected a whole number of steps")
         rows.append(row)
     return _curve(rows, cut)
 
@@ -79,7 +86,9 @@ def _curve(rows: Sequence[dict[str, Any]], cut: bool) -> Curve:
         if name is not None and name != phase:
             if phase is not None and offset + row["step"] < last:
                 offset = last
-            phases.append((offset + row["step"] if phases else 0, str(row.get("objective", f"phase {name}"))))
+            if len(phases) < _MOST_PHASES:
+                title = plain_line(str(row.get("objective", f"phase {name}")), 60)
+                phases.append((offset + row["step"] if phases else 0, title))
             phase = name
         step = offset + row["step"]
         if step < last:  # resumed from an older checkpoint
@@ -90,7 +99,7 @@ def _curve(rows: Sequence[dict[str, Any]], cut: bool) -> Curve:
             value = row.get(key)
             if series is mask and step in mask:
                 continue  # where a phase begins: the step was trained with the ratio of the phase before
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST:
                 series[step] = float(value)
     return Curve(tuple(accuracy.items()), tuple(mask.items()), tuple(phases), last, cut)
 

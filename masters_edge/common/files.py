@@ -1,8 +1,10 @@
 """Write files and folders whole or not at all: to a temporary name beside the target, then renamed."""
 
+import errno
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,6 +74,23 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_text(path: Path, most: int) -> str:
+    """A regular file's text in UTF-8.
+
+    Raises:
+        OSError: it can't be read, is no regular file (a FIFO, a device), or has more than `most` bytes.
+        ValueError: it is no UTF-8.
+    """
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(file, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes")
+    return content.decode("utf-8")
 
 
 def read_json(path: Path) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from masters_edge.common import registry
+from masters_edge.common import files, registry
 from masters_edge.common.errors import UserError
 from masters_edge.common.files import at_home
 from masters_edge.quantization import by_part
@@ -60,6 +60,16 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
             remedy = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
             raise UserError(f"{_where(key, path, lines, origin)}: {'.'.join(map(str, key))} is {name!r}; {remedy}")
     return recipe
+
+
+def values(path: Path) -> Any:
+    """What a stranger's YAML file holds, bounded as a recipe's is.
+
+    Raises:
+        UserError: it is no YAML, or more than a recipe may be.
+        OSError, ValueError: it can't be read, is no regular file, or no UTF-8.
+    """
+    return _parsed(files.read_text(path, MOST_CHARACTERS), path)[0]
 
 
 def dump(recipe: Recipe) -> str:
