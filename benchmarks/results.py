@@ -11,12 +11,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from typing_extensions import Self
 
 from masters_edge.common import files
 from masters_edge.common.errors import UserError, reason
 from masters_edge.common.files import whole_file
+from masters_edge.common.plain import printable
 
 SCHEMA_VERSION = 3
 READ_VERSIONS = (2, 3)  # whatever 3 added may be missing
@@ -43,6 +44,16 @@ LARGEST = 1e15  # of any figure
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_max_length=4000)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _printable(cls, value: object) -> object:
+        """Texts come from devices and from other people's files, and go to terminals and pages."""
+        if isinstance(value, tuple):
+            return tuple(printable(one) if isinstance(one, str) else one for one in value)
+        if isinstance(value, dict):
+            return {printable(key): printable(one) if isinstance(one, str) else one for key, one in value.items()}
+        return printable(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _in_bounds(self) -> Self:

@@ -17,12 +17,13 @@ from masters_edge.common.plain import line
 
 AGAIN = "copy or export the bundle again"
 LONGEST_NAME, LONGEST_PART = 1024, 255  # characters of a whole name, and of one part of it
+_ODD = set('\\:*?"<>|')  # no part of a name on Windows; onnxruntime's name of a place in memory has a *
 MOST_FILES = 100_000  # in one folder
 
 
 def parts(name: object) -> tuple[str, ...] | None:
     """The parts of a relative name that stays where it is put; None for any other."""
-    if not isinstance(name, str) or len(name) > LONGEST_NAME or "\\" in name or ":" in name or name != line(name):
+    if not isinstance(name, str) or len(name) > LONGEST_NAME or _ODD & set(name) or name != line(name):
         return None
     found = tuple(name.split("/"))
     return None if any(part in ("", ".", "..") or len(part) > LONGEST_PART for part in found) else found

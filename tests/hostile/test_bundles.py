@@ -193,7 +193,7 @@ ASKED: dict[str, tuple[Change, str]] = {
     "other tokens": (setting("processor_config.json", "image_seq_len", value=5), "places for image features"),
     "a frame of one pixel": (setting("preprocessor_config.json", "max_image_size", "longest_edge", value=1), "tiles"),
     "no size": (setting("preprocessor_config.json", "size", value={}), "longest_edge is missing"),
-    "another frame": (setting("preprocessor_config.json", "max_image_size", "longest_edge", value=8), "don't fit"),
+    "another frame": (setting("preprocessor_config.json", "max_image_size", "longest_edge", value=8), "the prompt has"),
     "no tokenizer": (text("tokenizer.json", "{}"), "tokenizer.json can't be read"),
     "a tokenizer of noise": (text("tokenizer.json", b"\xff" * 99), "tokenizer.json can't be read"),
     "a template of loops": (
@@ -207,7 +207,7 @@ ASKED: dict[str, tuple[Change, str]] = {
     "a template of another file": (text("chat_template.jinja", "{% include '/etc/passwd' %}"), "refuses the question"),
     "a template of code": (text("chat_template.jinja", "{{ ''.__class__.__mro__ }}"), "refuses the question"),
     "a graph of noise": (text(DECODER, b"\x00" * 1000), "can't load"),
-    "another graph": (listed(lambda f: shutil.copy(f / "onnx/embed_tokens.onnx", f / DECODER)), "can't"),
+    "another graph": (listed(lambda f: shutil.copy(f / "onnx/embed_tokens.onnx", f / DECODER)), "don't fit"),
     "a graph of another kind": (manifest(graphs__decoder="config.json"), "the graph config.json is no .onnx"),
     "no decoder": (manifest(graphs=lambda graphs: {"vision_encoder": graphs["vision_encoder"]}), "no graph for"),
     "another target": (manifest(target="evil"), "can't run on backend"),

@@ -82,7 +82,7 @@ def test_ratio_0_and_float32_in_one_file(tmp_path: Path) -> None:
         ("only bin", 0.2, "weights in .bin files only"),
         ("no weights", 0.2, "it is no checkpoint of transformers"),
         ("torn", 0.2, "is no whole safetensors file"),
-        ("missing shard", 0.2, "but there is no such file"),
+        ("missing shard", 0.2, "is missing"),
         ("float8", 0.2, "a quantized weight"),
     ],
 )
