@@ -37,7 +37,7 @@ NAVIGATION = {
         "Runtimes <results/runtime>",
         "Browsers <results/browser>",
     ),
-    "How it is built": ("architecture", "contributing", "changelog"),
+    "How it is built": ("architecture", "contributing", "security", "changelog"),
 }
 
 project = "masters-edge"

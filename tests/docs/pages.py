@@ -1,6 +1,6 @@
 """The Markdown that people read, cut into what can be checked: links, headings, fenced blocks, code in sentences.
 
-In: README.md, CONTRIBUTING.md, CHANGELOG.md, docs/ and the READMEs below recipes/. markdown-it reads them as code hosts
+In: README.md, CONTRIBUTING.md, SECURITY.md, CHANGELOG.md, docs/ and the READMEs below recipes/. markdown-it reads them as code hosts
 and the site do.
 """
 
@@ -20,7 +20,7 @@ _PARSER = MarkdownIt("commonmark").enable("table")
 
 def pages() -> list[Path]:
     """Every page, README first."""
-    top = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+    top = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
     return [*top, *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "recipes").rglob("README.md"))]
 
 

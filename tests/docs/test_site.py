@@ -21,7 +21,7 @@ BROKEN = "\n[made up](no-such-page.md)\n"
 def copied(folder: Path) -> Path:
     """The sources of the site in `folder`: docs/ and the pages that it takes in from above."""
     shutil.copytree(ROOT / "docs", folder / "docs")
-    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+    for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"):
         shutil.copy(ROOT / name, folder)
     return folder / "docs"
 
