@@ -1,7 +1,7 @@
 """The Markdown that people read, cut into what can be checked: links, headings, fenced blocks, code in sentences.
 
-In: README.md, CONTRIBUTING.md, SECURITY.md, CHANGELOG.md, docs/ and the READMEs below recipes/. markdown-it reads them as code hosts
-and the site do.
+In: README.md, CONTRIBUTING.md, SECURITY.md, CHANGELOG.md, docs/ and the READMEs below recipes/. markdown-it reads them
+as code hosts and the site do.
 """
 
 import functools
