@@ -288,7 +288,7 @@ def ask(bundle: Path, image: Path, question: str, threads: int | None, backend: 
     console.out("")
     rate = f", {answer.decode_tokens_per_s:.0f} tokens/s" if answer.decode_tokens_per_s else ""
     took = f"first token {answer.ttft_ms:.1f} ms, whole answer {answer.total_ms:.1f} ms{rate}"
-    console.print(f"[dim]{took}, on {student.backend.name}[/dim]")
+    console.print(f"{took}, on {student.backend.name}", style="dim")
     choice = student.backend.choice
     if choice is not None and choice.measured_now:
         console.print(f"measured just now: {choice.reason}", style="dim", markup=False)

@@ -22,9 +22,9 @@ class _Console(Console):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
-# No emoji: rich makes them of the colons in fingerprints and addresses.
-console = _Console(highlight=False, emoji=False, quiet=not _FIRST)
-errors = _Console(stderr=True, highlight=False, emoji=False, quiet=not _FIRST)
+# No markup: names of files may look like it. No emoji: rich makes them of the colons in fingerprints and addresses.
+console = _Console(markup=False, highlight=False, emoji=False, quiet=not _FIRST)
+errors = _Console(stderr=True, markup=False, highlight=False, emoji=False, quiet=not _FIRST)
 
 
 def say(text: str) -> None:
@@ -35,13 +35,13 @@ def say(text: str) -> None:
 def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
     """A bar with time left; call what it yields with `advance` (or `completed=`, `note=`)."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=16),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(title, total=total, note="")
