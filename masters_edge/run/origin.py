@@ -13,12 +13,16 @@ from typing import Any
 from masters_edge.bundle.origin import NOT_STATED, Checkpoint, Origin, Score
 from masters_edge.common.errors import UserError
 from masters_edge.common.files import read_json
+from masters_edge.common.plain import line as shown
 from masters_edge.recipe import Recipe, checkpoint, schedule
 from masters_edge.recipe.stages import Masks
 from masters_edge.run.folder import Run
 
 GONE = "not known: its folder is gone"
 _LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "LICENCE.md", "COPYING")
+_MORE = ("license_name", "license_link")
+_MOST_BYTES = 1 << 20  # of a model card or a licence that are read
+_LONGEST_LICENCE = 300  # characters
 
 
 def of(student: Path, run: Run | None, measured: Sequence[Score] = ()) -> Origin:
@@ -55,7 +59,7 @@ def licence(folder: Path) -> str:
     for name in _LICENCE_FILES:
         path = folder / name
         if path.is_file():
-            lines = (line.strip(" #*\t") for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
+            lines = (shown(line).strip(" #*\t") for line in _start_of(path).splitlines())
             title = next((line for line in lines if line), "")
             return f"see its file {name}" + (f" ({title[:80]})" if title else "")
     return NOT_STATED
@@ -89,18 +93,28 @@ def _front_matter(readme: Path) -> str | None:
     """`license` of the YAML block a model card begins with; None where there is none, or none that can be read."""
     import yaml
 
-    text = readme.read_text(encoding="utf-8", errors="replace")
+    text = _start_of(readme)
     block = re.match(r"\s*---[ \t]*\r?\n(.*?)\r?\n---", text, re.DOTALL)
     try:
         found: Any = yaml.safe_load(block.group(1)) if block else None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
         return None
     if not isinstance(found, dict) or not found.get("license"):
         return None
     stated = found["license"]
-    words = ", ".join(map(str, stated)) if isinstance(stated, list) else str(stated)
-    more = [str(found[key]) for key in ("license_name", "license_link") if found.get(key)]
-    return f"{words} ({', '.join(more)})" if more else words
+    listed = [one for one in (stated if isinstance(stated, list) else [stated]) if isinstance(one, str)]
+    words = shown(", ".join(listed[:10]), _LONGEST_LICENCE)
+    more = [shown(one, _LONGEST_LICENCE) for key in _MORE if isinstance(one := found.get(key), str) and one]
+    return (f"{words} ({', '.join(more)})" if more else words) or None
+
+
+def _start_of(path: Path) -> str:
+    """A text's beginning: whoever wrote a checkpoint wrote its texts, too."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_MOST_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def _training(run: Run, recipe: Recipe, distils: bool) -> dict[str, str]:

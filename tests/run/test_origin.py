@@ -119,3 +119,20 @@ def test_another_student_than_the_runs_is_a_bare_folder(run: Run, tmp_path: Path
     for home in (run, None):
         found = origin.of(other, home)
         assert (found.name, found.recipe, found.teachers, found.scores) == ("other", None, [], [])
+
+
+DOUBLED = "".join(f"{chr(98 + i)}: &{chr(98 + i)} [*{chr(97 + i)}, *{chr(97 + i)}]\n" for i in range(24))
+CARDS = {
+    "aliases": (f"a: &a [x, x]\n{DOUBLED}license: *y\n", "not stated"),
+    "escapes": ('license: "mit\\e[2J\\e]0;PWNED"', "mit [2J ]0;PWNED"),
+    "a book": ("license: " + "x" * 9999, "x" * 299 + "…"),
+    "depth": ("license: " + "[" * 5000, "not stated"),
+    "several": ("license: [mit, apache-2.0]\nlicense_name: own", "mit, apache-2.0 (own)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CARDS)
+def test_a_card_of_a_stranger(case: str, tmp_path: Path) -> None:
+    text, stated = CARDS[case]
+    (tmp_path / "README.md").write_text(f"---\n{text}\n---\n")
+    assert origin.licence(tmp_path) == stated
