@@ -79,7 +79,13 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
     def made(self, value: Any) -> Any:
         """The value, paid for."""
-        self.pay(self._size(value))
+        kind = type(value)
+        if kind is str:
+            self.pay(_ELEMENT + len(value))
+        elif kind is bool or value is None:
+            self.pay(_ELEMENT)
+        else:
+            self.pay(self._size(value))
         return value
 
     def joined(self, *values: Any) -> str:
@@ -128,13 +134,14 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        if __obj == __self.pay:
-            return __self.pay(*args)
+        owner = getattr(__obj, "__self__", None)
+        if owner is __self:  # woven in by `_Paying`; a template can't name it
+            return __obj(*args)
         method = getattr(__obj, "__wrapped__", __obj)  # jinja2 wraps str.format
         owner = getattr(method, "__self__", None)
         if isinstance(owner, str):
             args = __self._pay_method(owner, method.__name__, args, kwargs)
-        elif owner is not __self:
+        else:
             __self.pay(__self._size([owner, args, kwargs]))
         return __self.made(super().call(__context, __obj, *args, **kwargs))
 

@@ -28,6 +28,7 @@ class Prompt:
     def __init__(self, folder: Path) -> None:
         self.special_tokens = special_tokens(folder)
         self.tokenizer = read_tokenizer(folder / "tokenizer.json")
+        self._last: tuple[str | None, str] = (None, "")  # a question and its text: both are asked for twice
         content = inside.read(folder, "chat_template.jinja", MOST_TEMPLATE_BYTES)
         try:
             source = content.decode("utf-8")
@@ -48,6 +49,11 @@ class Prompt:
 
     def text(self, question: str) -> str:
         """The chat template's text for one image and one question, the image still a single placeholder."""
+        if self._last[0] != question:
+            self._last = question, self._render(question)
+        return self._last[1]
+
+    def _render(self, question: str) -> str:
         content = [{"type": "image"}, {"type": "text", "text": question}]
         try:
             return self._environment.render(

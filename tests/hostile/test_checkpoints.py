@@ -97,15 +97,21 @@ def test_an_ordinary_one_passes(folder: Path) -> None:
     checks.refuse_programs(str(folder))
 
 
-def test_the_hubs_cache_passes(folder: Path, tmp_path: Path) -> None:
+def test_the_hubs_cache_passes(folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Snapshots are links into the blobs beside them."""
-    snapshot = tmp_path / "models--a--b" / "snapshots" / "01"
+    model = folder.parent / "models--a--b"
+    snapshot = model / "snapshots" / "01"
     snapshot.mkdir(parents=True)
-    (tmp_path / "models--a--b" / "blobs").mkdir()
-    for path in folder.iterdir():
-        path.rename(tmp_path / "models--a--b" / "blobs" / path.name)
-        (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
+    (model / "blobs").mkdir()
+    for number, path in enumerate(list(folder.iterdir())):
+        path.rename(model / "blobs" / f"{number:064x}")
+        (snapshot / path.name).symlink_to(f"../../blobs/{number:064x}")
     checks.refuse_programs(str(snapshot))
+    said = run(["mask", snapshot, folder.parent / "masked", "--ratio", "0.5"], capsys, monkeypatch)
+    assert said.status == 0, said.err
+    made = folder.parent / "masked"
+    assert sorted(path.name for path in made.iterdir()) == sorted(["config.json", SHARD, INDEX])
+    assert not any(path.is_symlink() for path in made.iterdir())
 
 
 def test_code_of_its_own_is_not_run_and_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
