@@ -230,7 +230,7 @@ def test_bad_inputs_are_one_sentence(tmp_path: Path) -> None:
         report(path, tmp_path / "none", tmp_path)
     run = sample.write_run(tmp_path / "run")
     (run / "recipe.yaml").write_text("a: [")
-    with pytest.raises(UserError, match="recipe.yaml is no YAML") as caught:
+    with pytest.raises(UserError, match="recipe.yaml, line 1: not valid YAML") as caught:
         report(path, run, tmp_path)
     assert "\n" not in str(caught.value)
     (tmp_path / "file").write_text("")

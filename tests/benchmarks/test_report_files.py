@@ -81,7 +81,8 @@ def test_no_cell_is_a_formula(tmp_path: Path, text: str) -> None:
     )
     for row in csv.reader(io.StringIO(sheet.render(found), newline="")):
         assert not [cell for cell in row if cell.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n", "|"))]
-    assert read(sheet.render(found))[0]["name"] == f"'{text}"
+    shown = text.replace("\r", "")  # no figure of a results file keeps what a terminal obeys
+    assert read(sheet.render(found))[0]["name"] == f"'{shown}"
 
 
 def test_negative_numbers_stay_numbers(tmp_path: Path) -> None:
