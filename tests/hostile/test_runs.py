@@ -63,7 +63,7 @@ REFUSED = {
     "aliases": ("recipe.yaml", text("recipe.yaml", BOMB), "aliases"),
     "an alias in itself": ("recipe.yaml", text("recipe.yaml", "a: &a [*a]"), "inside of what it repeats"),
     "objects": ("recipe.yaml", text("recipe.yaml", "!!python/object/apply:os.system ['id']"), "not valid YAML"),
-    "depth": ("recipe.yaml", text("recipe.yaml", "[" * 5000), "recipe"),
+    "depth": ("recipe.yaml", text("recipe.yaml", "[" * 1500), "recipe"),
     "a long recipe": ("recipe.yaml", text("recipe.yaml", "a" * (2 << 20)), "more than 1,048,576 bytes"),
     "a recipe for ever": ("recipe.yaml", replaced("recipe.yaml", os.mkfifo), "no regular file"),
     "settings in settings": ("run.json", text("run.json", '{"a":' * 5000), "can't be read"),
