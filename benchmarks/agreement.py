@@ -26,6 +26,8 @@ def with_agreements(results: Results, folder: Path) -> Results:
             read[measurement.answers] = {}
             with suppress(UserError, KeyError, TypeError, AttributeError):  # none, or no answers
                 rows = job.read_rows(inside.place(folder, measurement.answers))
+                # A question that nobody could see is none on which two agree.
+                rows = [row for row in rows if "unanswered" not in row]
                 read[measurement.answers] = {row["id"]: row["text"].strip() for row in rows}
         return read[measurement.answers]
 

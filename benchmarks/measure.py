@@ -1,9 +1,10 @@
 """`bench`: several subjects on one suite and one device, into results.json, which is rewritten after each of them."""
 
 import hashlib
+import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,7 @@ from masters_edge.benchmarks.protocol import Options, Subject
 from masters_edge.benchmarks.results import Measurement, Results, Training
 from masters_edge.benchmarks.suites import Suite
 from masters_edge.common.errors import UserError
+from masters_edge.data.images import some
 
 __all__ = ["Settings", "Subject", "Unfinished", "bench", "seconds_of"]
 
@@ -62,9 +64,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class _Round:
-    """What the subjects of one `bench` share: the questions, how and where they are asked, who hears of it."""
+    """What the subjects of one `bench` share: the questions, how and where they are asked, who hears of it.
+
+    `suite` is the whole of it, `readable` the questions with an image that can be decoded; `unanswered` are the others
+    and why, by id.
+    """
 
     suite: Suite | None
+    readable: Suite | None
+    unanswered: dict[str, str]
     options: Options
     place: Place
     out: Path
@@ -104,6 +112,12 @@ def bench(
     _check(subjects, settings)
     kept = _measurable(subjects, device, on_note)
     suite = suite.take(settings.questions) if suite is not None else None
+    readable, unanswered = suite.readable() if suite is not None else (None, {})
+    if suite is not None and unanswered and on_note is not None:
+        on_note(
+            f"{suite.name}: {len(unanswered):,} of {len(suite.questions):,} questions can't be asked and count as "
+            f"unanswered, which is wrong: {some([*unanswered.values()])}"
+        )
     known = results.read(out) if out.exists() else Results()
     failures: dict[str, str] = {}
     needed = _packages(kept, device, settings.backend, failures)
@@ -119,7 +133,9 @@ def bench(
             cases=settings.cases,
             sustain_s=settings.sustain_s,
         )
-        shared = _Round(suite, options, place, out, settings.fresh, on_progress, on_reused, on_note)
+        shared = _Round(
+            suite, readable, unanswered, options, place, out, settings.fresh, on_progress, on_reused, on_note
+        )
         if on_note is not None:
             for note in place.notes:
                 on_note(note)
@@ -160,7 +176,7 @@ def _one(subject: Subject, peer: ModuleType, known: Results, shared: _Round) -> 
         protocol.prepare(
             subject,
             peer,
-            suite,
+            shared.readable,
             options,
             folder,
             sha256=sha256,
@@ -169,9 +185,11 @@ def _one(subject: Subject, peer: ModuleType, known: Results, shared: _Round) -> 
             candidates=place.versions(*peer.runtimes(subject.place, options.backend)),
         )
         place.run(folder, subject, sha256, protocol.as_steps(subject, shared.on_progress))
-        new = protocol.assemble(folder, subject, suite, options, place.device, sha256=sha256)
+        new = protocol.assemble(
+            folder, subject, suite, options, place.device, sha256=sha256, unanswered=shared.unanswered
+        )
         if suite is not None:
-            new = new.model_copy(update={"answers": _keep_answers(folder, new, out.parent)})
+            new = new.model_copy(update={"answers": _keep_answers(folder, new, out.parent, shared.unanswered)})
     known = agreement.with_agreements(known.with_measurement(new), out.parent)
     results.write(out, known)
     if old is None:
@@ -272,10 +290,12 @@ def _file_name(parts: Sequence[str]) -> str:
     return f"{plain[:80]}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:8]}"
 
 
-def _keep_answers(folder: Path, measurement: Measurement, home: Path) -> str:
-    """Copy the answers beside results.json; returns the file's name there."""
+def _keep_answers(folder: Path, measurement: Measurement, home: Path, unanswered: Mapping[str, str]) -> str:
+    """Copy the answers beside results.json, those that nobody could give at the end; returns the file's name there."""
     name = f"{ANSWERS}/{_file_name(results.slot(measurement))}.jsonl"
-    results.write_atomically(home / name, (folder / job.RAW / job.ANSWERS).read_bytes())
+    rows = [{"id": key, "text": "", "score": 0.0, "unanswered": reason} for key, reason in unanswered.items()]
+    more = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode()
+    results.write_atomically(home / name, (folder / job.RAW / job.ANSWERS).read_bytes() + more)
     return name
 
 
@@ -288,8 +308,8 @@ def _tidy(folder: Path) -> None:
 
 def _find(known: Results, subject: Subject, peer: ModuleType, sha256: str, shared: _Round) -> Measurement | None:
     """The measurement that measuring again would repeat, if there is one."""
-    suite, options, place = shared.suite, shared.options, shared.place
-    asked = len(suite.questions) if suite is not None else options.latency_questions
+    suite, readable, options, place = shared.suite, shared.readable, shared.options, shared.place
+    asked = len(readable.questions) if readable is not None else options.latency_questions
     sustain_s = options.sustain_s if subject.role == "exported" else 0
     for old in known.measurements:
         if (

@@ -9,12 +9,12 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -42,6 +42,7 @@ from masters_edge.benchmarks.suites import Suite
 from masters_edge.common import child
 from masters_edge.common.errors import UserError
 from masters_edge.common.plain import line
+from masters_edge.data.images import some
 from masters_edge.data.records import Question
 from masters_edge.scoring.metrics import wilson_interval
 
@@ -179,16 +180,24 @@ def as_steps(subject: Subject, on_progress: OnProgress | None) -> Callable[[dict
 
 
 def assemble(
-    folder: Path, subject: Subject, suite: Suite | None, options: Options, device: Device, *, sha256: str
+    folder: Path,
+    subject: Subject,
+    suite: Suite | None,
+    options: Options,
+    device: Device,
+    *,
+    sha256: str,
+    unanswered: Mapping[str, str] = MappingProxyType({}),
 ) -> Measurement:
     """What the raw files of a finished job say. `device` gives kind and address alone: which machine it is, the
-    measuring process read from it.
+    measuring process read from it. `unanswered` are questions of the suite that the job doesn't hold and why, by id:
+    they count as asked, and as wrong.
 
     Raises:
         UserError: raw files are missing, don't fit together, or are none of a measuring process.
     """
     try:
-        return _assembled(folder, subject, suite, options, device, sha256)
+        return _assembled(folder, subject, suite, options, device, sha256, unanswered)
     except UserError:
         raise
     except Exception as error:  # a board may have written anything into them
@@ -200,7 +209,13 @@ def assemble(
 
 
 def _assembled(
-    folder: Path, subject: Subject, suite: Suite | None, options: Options, device: Device, sha256: str
+    folder: Path,
+    subject: Subject,
+    suite: Suite | None,
+    options: Options,
+    device: Device,
+    sha256: str,
+    unanswered: Mapping[str, str],
 ) -> Measurement:
     raw = folder / job.RAW
     facts, latency = _told(job.read_json(raw / job.FACTS)), _told(job.read_json(raw / job.LATENCY))
@@ -208,9 +223,11 @@ def _assembled(
         raise UserError(f"measuring {subject.name} ended without its figures in {raw}; run the same command again")
     asked = job.read_json(folder / job.JOB)
     answers = job.read_rows(raw / job.ANSWERS)
-    if suite is not None and len(answers) != len(suite.questions):
+    scores = [row["score"] for row in answers] + [0.0] * len(unanswered)
+    if suite is not None and len(scores) != len(suite.questions):
         raise UserError(
-            f"measuring {subject.name} left {len(answers)} answers to {len(suite.questions)} questions in {raw}; "
+            f"measuring {subject.name} left {len(answers)} answers to {len(suite.questions) - len(unanswered)} "
+            f"questions in {raw}; "
             "remove that folder and measure again"
         )
     if suite is not None and [row["id"] for row in answers] != [r["id"] for r in job.read_rows(folder / job.QUESTIONS)]:
@@ -221,6 +238,10 @@ def _assembled(
     if known["parameters"] is None:  # graphs don't tell; the caller may know
         known["parameters"] = subject.extra.get("parameters")
     unmeasured = list(latency["unmeasured"])
+    if unanswered:
+        unmeasured.append(
+            f"answers to {len(unanswered):,} questions, which count as wrong: {some([*unanswered.values()])}"
+        )
     if options.sustain_s and not asked["sustain_s"]:
         unmeasured.append("the sustained loop is for exported students alone")
     choice, compared = _told(job.read_json(raw / job.CHOICE)), _told(job.read_json(raw / job.PYTHON))
@@ -237,7 +258,7 @@ def _assembled(
         backend_reason=choice["reason"] if choice else None,
         candidates=asked["candidates"],
         suite=SuiteInfo(name=suite.name, metric=suite.scored_by, sha256=suite.sha256) if suite is not None else None,
-        accuracy=accuracy([row["score"] for row in answers]) if suite is not None else None,
+        accuracy=accuracy(scores) if suite is not None else None,
         python_runtime=SameAsPython(**compared) if compared else None,
         batched=any(row.get("batched") for row in answers),
         latency=Latency(**_stages(latency["stages"]), cold_start_ms=summarize(cold)),

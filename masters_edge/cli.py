@@ -539,16 +539,20 @@ def ablate(
 
 @app.command()
 def validate(recipe: RecipeFile, overrides: Overrides = None) -> None:
-    """Check a recipe without running it: keys, types, bounds, combinations, checkpoint folders.
+    """Check a recipe without running it: keys, types, bounds, combinations, checkpoint folders, files of questions.
 
     Example: masters-edge validate recipes/demo.yaml
     """
     from masters_edge import recipe as recipes
     from masters_edge.common.display import say
+    from masters_edge.data import sources
 
     checked = recipes.load(recipe, overrides or [])
     for name in (checked.student, *checked.teachers):
         recipes.checkpoint(name, recipe)
+    for source in (checked.data.train, checked.data.test):
+        if source is not None:
+            sources.check(source.source, recipe.parent)
     say(f"{recipe} is valid")
 
 

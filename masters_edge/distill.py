@@ -18,6 +18,7 @@ from masters_edge import data, families, training
 from masters_edge.common import processes
 from masters_edge.common.cpu import free_cores
 from masters_edge.common.display import say
+from masters_edge.common.files import write_text
 from masters_edge.data.records import Question
 from masters_edge.engines import Speaker
 from masters_edge.families.prompts import Prompter
@@ -60,10 +61,11 @@ def distill(
     with contextlib.ExitStack() as held:
         if here.is_main_process:  # the others wait, then read what it wrote
             if not resumed:
-                check_data(cast, recipe)
+                check_data(cast, recipe, recipe_path)
             if not join:
                 held.enter_context(runs.lock(run.folder))
             runs.open_run(recipe, recipe_path, cast.fingerprints, _threads(recipe, here.num_processes))
+            _say_left_out(run, cast)
         here.wait_for_everyone()
         if run.finished and not only_generate:
             say(f"{run.folder} is finished: nothing to do (remove it, or set run_dir, to train again)")
@@ -74,6 +76,15 @@ def distill(
             say(f"{here.num_processes} processes, {here.device.type}")
         _phases(run, judge.with_judge(recipe, recipe_path), cast, only_generate, join)
     return run
+
+
+def _say_left_out(run: Run, cast: Cast) -> None:
+    """What the data hold and nothing is trained on, as the recipe asked for it."""
+    for note in cast.questions.left_out.notes:
+        say(f"data.train: {note}")
+    if skipped := cast.questions.left_out.images:
+        write_text(run.folder / runs.SKIPPED, "".join(f"{line}\n" for line in skipped))
+        say(f"data.train: all of them stand in {run.folder / runs.SKIPPED}")
 
 
 def _phases(run: Run, recipe: Recipe, cast: Cast, only_generate: bool, join: bool) -> None:

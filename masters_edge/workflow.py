@@ -383,7 +383,8 @@ def _suite(run: Run | None, recipe: Recipe | None, choice: "SuiteChoice") -> "Su
     test = recipe.data.test if recipe else None
     if recipe is not None and test is None:
         raise UserError(
-            "the run's recipe has no data.test, so there is nothing to ask; add it to the recipe, or name a --suite"
+            "the run's recipe has no data.test, so there is nothing to ask; add it to the recipe and run the same "
+            "masters-edge distill again, which keeps the student, or name a --suite"
         )
     if test is None or (test.source == "easy-vqa" and test.split == "test"):
         own = suites.load("easy-vqa")
@@ -391,5 +392,8 @@ def _suite(run: Run | None, recipe: Recipe | None, choice: "SuiteChoice") -> "Su
     assert run is not None and recipe is not None
     if metric is not None:  # asked for on the command line: it scores every question
         test = test.model_copy(update={"metric_column": None})
-    questions = data.read_source(test, _recipe_path(run).parent)
+    left_out = data.LeftOut()
+    questions = data.read_source(test, _recipe_path(run).parent, left_out)
+    for note in left_out.notes:
+        say(f"data.test: {note}")
     return suites.from_questions(questions, metric or recipe.bench.metric, name=test.source)

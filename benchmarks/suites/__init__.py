@@ -41,6 +41,25 @@ class Suite:
             return self.metric
         return ", ".join(f"{name} ({count})" for name, count in sorted(used.items()))
 
+    def readable(self) -> tuple["Suite", dict[str, str]]:
+        """The questions whose image can be decoded, and a sentence for each of the others, by question id.
+
+        Raises:
+            UserError: no image can be.
+        """
+        from masters_edge.data.images import broken_images
+
+        broken = broken_images(self.questions)
+        kept = tuple(question for question in self.questions if question.image_id not in broken)
+        unanswered = {
+            question.id: f"question {question.id}: {broken[question.image_id].partition(': ')[2]}"
+            for question in self.questions
+            if question.image_id in broken
+        }
+        if not kept:
+            raise UserError(f"suite {self.name}: no image of it can be read ({next(iter(broken.values()))}); mend them")
+        return replace(self, questions=kept), unanswered
+
     @cached_property
     def sha256(self) -> str:
         """A fingerprint of what is asked, how it is scored, and in which order."""

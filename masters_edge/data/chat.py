@@ -6,8 +6,10 @@ the assistant's text the answer (none where the record ends before it). An image
 column `images` or `image`, to be taken in order by the marks {"type": "image"} and `<image>` of the user's turns; with
 no mark at all it belongs to the first user turn.
 
-Not read: system and tool turns, follow-up questions that bring no image of their own, anything after the first answer
-about an image. Refused in one sentence: several images in one turn, video and audio, a record without an image.
+A user turn that brings no image of its own is a follow-up, and what becomes of it is asked for (`follow_ups`): the
+record is refused, or the turn is left out, or it becomes a question of its own about the image before it. System turns
+are not read, which is counted. Refused in one sentence, since what the record says would not be what is trained on:
+other roles, two turns of one speaker in a row, several images in one turn, video and audio, a record without an image.
 """
 
 from collections.abc import Iterable
@@ -18,7 +20,8 @@ from masters_edge.common.errors import UserError
 from masters_edge.data.rows import Row
 
 COLUMNS = ("messages", "conversations")
-USER, ASSISTANT = ("user", "human"), ("assistant", "gpt")
+USER, ASSISTANT, SYSTEM = ("user", "human"), ("assistant", "gpt"), ("system", "developer")
+FOLLOW_UPS = ("refuse", "leave_out", "split")
 MARK = "<image>"
 
 Keys = tuple[str | int, ...]
@@ -32,6 +35,14 @@ class Exchange:
     image: Any
     keys: Keys
     answer: str | None
+
+
+@dataclass(slots=True)
+class Unread:
+    """Turns of a data set that are not trained on (counts)."""
+
+    follow_ups: int = 0
+    systems: int = 0
 
 
 @dataclass(slots=True)
@@ -51,8 +62,22 @@ def column(row: Row) -> str | None:
     return next((name for name in COLUMNS if row.get(name) is not None), None)
 
 
-def exchanges(row: Row, place: str, image_columns: Iterable[str] = ("image", "images")) -> list[Exchange]:
-    """All exchanges of one record, in order; `place` is where the record stands, for messages."""
+def exchanges(
+    row: Row,
+    place: str,
+    image_columns: Iterable[str] = ("image", "images"),
+    follow_ups: str = "refuse",
+    unread: Unread | None = None,
+) -> list[Exchange]:
+    """All exchanges of one record, in order.
+
+    Args:
+        place: where the record stands, for messages.
+        image_columns: where images may stand beside the messages.
+        follow_ups: what becomes of a user turn without an image: one of `FOLLOW_UPS`.
+        unread: counts the turns that are left out.
+    """
+    unread = Unread() if unread is None else unread
     name = column(row)
     assert name is not None
     messages = row[name]
@@ -61,26 +86,54 @@ def exchanges(row: Row, place: str, image_columns: Iterable[str] = ("image", "im
             f"{place}: {name!r} is {type(messages).__name__}; "
             'expected a list such as [{"role": "user", "content": "..."}]'
         )
-    turns = [_turn(message, (name, number), place) for number, message in enumerate(messages)]
-    users = [turn for turn in turns if turn.role in USER]
+    numbered = [(number, _turn(message, (name, number), place)) for number, message in enumerate(messages)]
+    unread.systems += sum(turn.role in SYSTEM for _, turn in numbered)
+    turns = [(number, turn) for number, turn in numbered if turn.role not in SYSTEM]
+    for (before, first), (number, second) in zip(turns, turns[1:]):
+        if (first.role in USER) == (second.role in USER):
+            raise UserError(
+                f"{place}: {name}[{before}] and {name}[{number}] are both by {first.role!r}, and one of them would "
+                "be lost; join the two, or leave the record out"
+            )
+    users = [turn for _, turn in turns if turn.role in USER]
+    if users and turns[0][1].role in ASSISTANT:
+        raise UserError(f"{place}: {name}[{turns[0][0]}] speaks before anything is asked; leave that turn out")
     _hand_out(list(_column_images(row, image_columns)), users, place)
 
     found: list[Exchange] = []
-    for number, turn in enumerate(turns):
-        if turn.role not in USER or not turn.images:
+    image: tuple[Any, Keys] | None = None
+    for at, (number, turn) in enumerate(turns):
+        where = f"{name}[{number}]"
+        if turn.role not in USER:
             continue
         if len(turn.images) > 1:
             raise UserError(
-                f"{place}: {len(turn.images)} images in one question ({name}[{number}]); one is read: "
+                f"{place}: {len(turn.images)} images in one question ({where}); one is read: "
                 "split the question or leave the record out"
             )
+        if not turn.images and any(user.images for user in users):
+            if follow_ups == "refuse":
+                raise UserError(
+                    f"{place}: {where} asks on without an image of its own, and questions are learned one by one; set "
+                    "`follow_ups: split` to make each a question of its own about the image before it, or "
+                    "`follow_ups: leave_out`"
+                )
+            if follow_ups == "leave_out":
+                unread.follow_ups += 1
+                continue
+            if image is None:
+                raise UserError(
+                    f"{place}: {where} asks before there is an image, so it can't stand alone; put the image first, or "
+                    "set `follow_ups: leave_out`"
+                )
+        elif not turn.images:
+            continue  # no image in the whole record: said below
+        image = turn.images[0] if turn.images else image
+        assert image is not None
         if not turn.text:
-            raise UserError(
-                f"{place}: {name}[{number}] has an image but no text; add the question or remove the record"
-            )
-        following = turns[number + 1] if number + 1 < len(turns) else None
-        answer = following.text if following and following.role in ASSISTANT else ""
-        found.append(Exchange(turn.text, *turn.images[0], answer or None))
+            raise UserError(f"{place}: {where} has an image but no text; add the question or remove the record")
+        answer = turns[at + 1][1].text if at + 1 < len(turns) else ""
+        found.append(Exchange(turn.text, *image, answer or None))
     if not found:
         raise UserError(
             f"{place}: no user turn has an image; expected one in the content or in a column 'images': "
@@ -96,12 +149,18 @@ def _turn(message: Any, keys: Keys, place: str) -> Turn:
     role = message.get("role") or message.get("from")
     if not isinstance(role, str):
         raise UserError(f"{place}: {where} has no role; expected 'user' or 'assistant' under 'role'")
+    known = (*USER, *ASSISTANT, *SYSTEM)
+    if role not in known:
+        raise UserError(
+            f"{place}: {where} has the role {role[:40]!r}, which isn't read; expected one of {', '.join(known)}: "
+            "rename it, or leave the record out"
+        )
     under = "value" if message.get("content") is None and "value" in message else "content"
     content = message.get(under)
     turn = Turn(role, [], [])
     if isinstance(content, str):
         content = [content]
-    elif content is None or role not in USER + ASSISTANT:
+    elif content is None or role in SYSTEM:
         return turn
     elif not isinstance(content, list):
         raise UserError(
@@ -128,13 +187,13 @@ def _part(turn: Turn, part: Any, keys: Keys, place: str) -> None:
         if not isinstance(part.get("text"), str):
             raise UserError(f"{place}: {where} has no text; expected text under 'text'")
         turn.texts.append(part["text"])
-    elif kind in ("image", "image_url"):
+    elif kind in ("image", "image_url") and turn.role in USER:
         key = next((key for key in ("image", "path", "url", "image_url", "bytes") if part.get(key)), None)
         if key is None:
             turn.marks += 1
         else:
             turn.images.append((part[key], (*keys, key)))
-    elif turn.role in USER:
+    else:
         raise UserError(f"{place}: {where} is of type {kind!r}; text and images are read: leave the record out")
 
 

@@ -6,6 +6,7 @@ data sets, {"url": ...} as OpenAI-style chat has it, or a list of exactly one of
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -15,12 +16,22 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
+from masters_edge.common import cache
 from masters_edge.common.errors import UserError
+from masters_edge.common.files import at_home, read_json, write_json
 from masters_edge.data.records import Question, open_image
 from masters_edge.data.rows import Rows
 
 # How base64 of PNG, JPEG, GIF, WebP, TIFF begins; base64 has no ".", which file names of images nearly always have.
 BASE64_BEGINNINGS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "SUkq", "TU0AK")
+
+
+class MissingImage(UserError):
+    """A row's image is not there; `brief` is the sentence without its remedy."""
+
+    def __init__(self, brief: str, remedy: str) -> None:
+        super().__init__(f"{brief}; {remedy}")
+        self.brief = brief
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +71,11 @@ class ImageFinder:
         self.rows = rows
         self.root = Path(os.path.abspath(root))
         self.name = name
-        self._present: dict[Path, bool] = {}
+        self._absent: dict[Path, str] = {}
 
     def find(self, value: Any, index: int, keys: tuple[str | int, ...]) -> tuple[Path | StoredImage, str]:
-        """`value` stands in row `index` under `keys`; raises a UserError where it is no image."""
+        """`value` stands in row `index` under `keys`; raises a UserError where it is no image, a `MissingImage` where
+        it names one that isn't there."""
         place = self.rows.place(index)
         if isinstance(value, list | tuple):
             if len(value) != 1:
@@ -90,33 +102,41 @@ class ImageFinder:
                 "add it or leave the row out"
             )
         if text.startswith(("http://", "https://")):
-            raise UserError(
-                f"{place}, {keys[0]!r}: the image is a web address ({text[:80]}), which isn't fetched; "
-                "download the images and give their paths"
+            raise MissingImage(
+                f"{place}, {keys[0]!r}: the image is a web address ({text[:80]}), which isn't fetched",
+                "download the images and give their paths",
             )
         if text.startswith("file:"):
             text = url2pathname(urlparse(text).path)
         path = self._inside(text)
-        if not self._is_file(path) and "\\" in text and os.sep == "/":  # written on Windows
-            path = self._inside(text.replace("\\", "/"))
-        if not self._is_file(path):
-            shown = str(path) if len(str(path)) <= 300 else f"{str(path)[:300]}..."
-            raise UserError(
-                f"{place}, {keys[0]!r}: there is no image file {shown}; mend the path or leave the row out "
-                "(relative paths start at the metadata file's folder, or at image_root where it is set)"
+        others = [text.replace("\\", "/")] if "\\" in text and os.sep == "/" else []  # written on Windows
+        others += [str(at_home(text))] if text.startswith("~") else []  # unless a file is called so
+        why_not = self._why_not(path)
+        for other in map(self._inside, others if why_not else ()):
+            if not self._why_not(other):
+                return other
+        if why_not:
+            raise MissingImage(
+                f"{place}, {keys[0]!r}: {why_not}",
+                "mend the path or leave the row out "
+                "(relative paths start at the metadata file's folder, or at image_root where it is set)",
             )
         return path
 
     def _inside(self, text: str) -> Path:
-        return Path(os.path.normpath(self.root / Path(text).expanduser()))
+        return Path(os.path.normpath(self.root / text))
 
-    def _is_file(self, path: Path) -> bool:
-        if path not in self._present:
+    def _why_not(self, path: Path) -> str:
+        """Why the path is no image file that can be looked at; empty where it is one."""
+        if path not in self._absent:
+            shown = str(path) if len(str(path)) <= 300 else f"{str(path)[:300]}..."
             try:
-                self._present[path] = path.is_file()
+                self._absent[path] = "" if path.is_file() else f"there is no image file {shown}"
+            except PermissionError as error:
+                self._absent[path] = f"the image file {shown} can't be looked at ({error.strerror})"
             except (OSError, ValueError):  # a name too long, or with a zero byte, is no file
-                self._present[path] = False
-        return self._present[path]
+                self._absent[path] = f"there is no image file {shown}"
+        return self._absent[path]
 
 
 def _reference(value: Any) -> Any:
@@ -157,20 +177,66 @@ def verify_images(questions: Sequence[Question], on_progress: Callable[[int, int
     `on_progress(done, total)` is called after each image.
     """
     distinct = list(first_by_image(questions))
-    broken: list[str] = []
+    broken = list(_broken(distinct, on_progress or (lambda done, total: None)).values())
+    if broken:
+        raise UserError(
+            f"{len(broken)} of {len(distinct)} images can't be used: {some(broken)}; "
+            "replace them with whole PNG or JPEG files, leave their questions out, or set `on_error: skip`"
+        )
+
+
+def broken_images(questions: Sequence[Question]) -> dict[str, str]:
+    """A sentence for each image that can't be decoded, by image_id.
+
+    What was found is kept in the user's cache until a file changes, so that a run which goes on decodes nothing twice.
+    """
+    from masters_edge.common.display import progress  # nothing that a board's measuring process needs
+
+    distinct = list(first_by_image(questions))
+    total = hashlib.sha256(b"masters-edge pictures 1\n")
+    for question in distinct:
+        total.update(f"{question.image_id}\0{_state(question)}\n".encode("utf-8", "surrogatepass"))
+    known = cache.folder() / "pictures" / f"{total.hexdigest()}.json"
+    try:
+        return dict(read_json(known))
+    except (OSError, ValueError):  # not there, or not whole
+        pass
+    with progress("checking images", len(distinct)) as bar:
+        found = _broken(distinct, lambda done, _: bar(completed=done))
+    with contextlib.suppress(OSError):  # a cache that can't be written is asked again in vain
+        write_json(known, found)
+    return found
+
+
+def _state(question: Question) -> str:
+    """What changes once the image does."""
+    image = question.image
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).hexdigest()
+    if not isinstance(image, Path):
+        return str(image.size)  # one that stands in the data, whose id is its content's hash
+    try:
+        at = image.stat()
+    except OSError as error:
+        return f"{image} {error.errno}"
+    return f"{image} {at.st_size} {at.st_mtime_ns}"
+
+
+def _broken(distinct: Sequence[Question], on_progress: Callable[[int, int], None]) -> dict[str, str]:
+    found: dict[str, str] = {}
     for done, question in enumerate(distinct, 1):
         try:
             open_image(question)
         except UserError as error:
-            broken.append(str(error).partition(";")[0])
-        if on_progress:
-            on_progress(done, len(distinct))
-    if broken:
-        more = f"; and {len(broken) - 5} more" if len(broken) > 5 else ""
-        raise UserError(
-            f"{len(broken)} of {len(distinct)} images can't be used: {'; '.join(broken[:5])}{more}; "
-            "replace them with whole PNG or JPEG files, or leave their questions out"
-        )
+            found[question.image_id] = str(error).partition(";")[0]
+        on_progress(done, len(distinct))
+    return found
+
+
+def some(sentences: Sequence[str], most: int = 5) -> str:
+    """The first of them, and how many more there are."""
+    more = f"; and {len(sentences) - most} more" if len(sentences) > most else ""
+    return "; ".join(sentences[:most]) + more
 
 
 def first_by_image(questions: Iterable[Question]) -> Iterable[Question]:

@@ -1,9 +1,12 @@
 """The questions of a recipe: what a run learns from, and what it sets aside."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from masters_edge.common import memo
+from masters_edge.common.errors import UserError
+from masters_edge.data.left_out import LeftOut
 from masters_edge.data.readers import read_source
 from masters_edge.data.records import Question
 from masters_edge.data.split import hold_out, keep_labels, sample
@@ -17,6 +20,7 @@ class Questions:
     train: list[Question]
     held_out: list[Question]
     unlabelled: list[Question] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     @property
     def every(self) -> list[Question]:
@@ -37,7 +41,9 @@ def read_questions(recipe: Recipe, recipe_path: Path) -> Questions:
 
 
 def _read(recipe: Recipe, recipe_path: Path) -> Questions:
-    questions = read_source(recipe.data.train, recipe_path.parent)
+    left_out = LeftOut()
+    questions = read_source(recipe.data.train, recipe_path.parent, left_out)
+    labelled = _labelled(questions)
     held_out: list[Question] = []
     if recipe.data.held_out:
         questions, held_out = hold_out(questions, recipe.data.held_out, recipe.seed)
@@ -45,6 +51,17 @@ def _read(recipe: Recipe, recipe_path: Path) -> Questions:
     held_out = [question for question in held_out if question.answer is not None]
     if recipe.data.limit:
         questions = sample(questions, recipe.data.limit, recipe.seed)
+    labels, left = recipe.data.labels, _labelled(questions)
+    if labels != "all" and left < labels <= labelled:
+        raise UserError(
+            f"data.labels asks for {labels:,} labels, but of {labelled:,} labelled questions {left:,} are left after "
+            f"data.held_out ({recipe.data.held_out:,}) and data.limit ({recipe.data.limit or 'none'}); "
+            f"ask for at most {left:,}, or hold out fewer"
+        )
     if recipe.data.labels != "all":
         questions = keep_labels(questions, recipe.data.labels, recipe.seed)
-    return Questions(questions, held_out, unlabelled)
+    return Questions(questions, held_out, unlabelled, left_out)
+
+
+def _labelled(questions: Sequence[Question]) -> int:
+    return sum(question.answer is not None for question in questions)

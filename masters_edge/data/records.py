@@ -67,7 +67,11 @@ class Question:
 def open_image(question: Question) -> Image.Image:
     """The question's image upright, on white, as RGB; or a UserError naming question and file."""
     with _opened(question) as image:
-        return to_rgb(upright(image))
+        try:
+            return to_rgb(upright(image))
+        except UserError as error:
+            where = "the data set" if isinstance(question.image, bytes) else f"{question.image}"
+            raise UserError(f"question {question.id}: the image in {where} can't be used: {error}") from None
 
 
 def image_size(question: Question) -> tuple[int, int]:

@@ -87,6 +87,8 @@ class JsonLines:
             ) from None
         except RecursionError:
             raise UserError(f"{place}: the JSON is nested too deeply; expected one flat object a line") from None
+        except ValueError as error:  # a whole number of more digits than Python reads
+            raise UserError(f"{place}: the JSON holds what can't be read ({error}); mend the line") from None
         return _row(value, place)
 
 
@@ -133,6 +135,8 @@ def json_list(path: Path) -> MemoryRows:
         ) from None
     except RecursionError:
         raise UserError(f"{path}: the JSON is nested too deeply; expected a list of flat objects") from None
+    except ValueError as error:  # a whole number of more digits than Python reads
+        raise UserError(f"{path}: the JSON holds what can't be read ({error}); mend the file") from None
     if not isinstance(values, list):
         raise UserError(
             f"{path}: expected a list of objects with image and question, found {type(values).__name__}; "
@@ -170,13 +174,13 @@ def csv_rows(path: Path) -> MemoryRows:
 
 
 class Table:
-    """A `datasets.Dataset` (memory-mapped Arrow): rows as stored, images as bytes, nothing decoded."""
+    """A `datasets.Dataset` (memory-mapped Arrow): rows as stored, images as bytes, class labels by their names."""
 
     def __init__(self, name: str, dataset: Any, columns: list[str]) -> None:
         self.name = name
         self.columns = list(dataset.column_names)
         kept = dataset.select_columns([column for column in columns if column in self.columns])
-        self._json = {name: feature for name, feature in kept.features.items() if _holds_json(feature)}
+        self._stored = {name: feature for name, feature in kept.features.items() if _is_stored_otherwise(feature)}
         self._arrow = kept.with_format("arrow")
 
     def __len__(self) -> int:
@@ -193,8 +197,8 @@ class Table:
         return f"{self.name}, row {index} (counting from 0)"
 
     def _plain(self, row: Row) -> Row:
-        for column, feature in self._json.items():
-            row[column] = _parse_json(feature, row[column])
+        for column, feature in self._stored.items():
+            row[column] = _as_meant(feature, row[column])
         return row
 
 
@@ -205,18 +209,21 @@ def _parts(feature: Any) -> list[Any]:
     return [feature.feature] if hasattr(feature, "feature") else []
 
 
-def _holds_json(feature: Any) -> bool:
-    return type(feature).__name__ == "Json" or any(map(_holds_json, _parts(feature)))
+def _is_stored_otherwise(feature: Any) -> bool:
+    return type(feature).__name__ in ("Json", "ClassLabel") or any(map(_is_stored_otherwise, _parts(feature)))
 
 
-def _parse_json(feature: Any, value: Any) -> Any:
-    """Undo `datasets`' Json feature, which stores mixed values (text here, a list of parts there) as JSON text."""
+def _as_meant(feature: Any, value: Any) -> Any:
+    """Undo what `datasets` stores otherwise: mixed values (text here, a list of parts there) as JSON text, and class
+    labels as their numbers, -1 for none."""
     if value is None:
         return None
     if type(feature).__name__ == "Json":
         return json.loads(value) if isinstance(value, str) else value
+    if type(feature).__name__ == "ClassLabel":
+        return feature.names[value] if 0 <= value < len(feature.names) else None
     if isinstance(feature, dict):
-        return {key: _parse_json(part, value.get(key)) for key, part in feature.items()}
+        return {key: _as_meant(part, value.get(key)) for key, part in feature.items()}
     if hasattr(feature, "feature"):
-        return [_parse_json(feature.feature, item) for item in value]
+        return [_as_meant(feature.feature, item) for item in value]
     return value

@@ -21,6 +21,10 @@ METADATA = tuple(stem + suffix for stem in ("questions", "metadata") for suffix 
 HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*(/[\w.-]+)?)(:(?P<config>[^:/\\]+))?")
 
 
+class Unavailable(UserError):
+    """The source isn't there: no such file, folder or hub id, or nothing here that could fetch or open it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     rows: Rows
@@ -30,6 +34,7 @@ class Source:
 
 def find(source: str, split: str | None, base: Path, columns: list[str]) -> Source:
     """Open the source; `columns` are those kept of a table that has more."""
+    check(source, base)
     path = base / at_home(source)
     if path.is_file():
         return _file(path, split, columns)
@@ -38,11 +43,24 @@ def find(source: str, split: str | None, base: Path, columns: list[str]) -> Sour
     before, colon, config = source.rpartition(":")
     if colon and (base / at_home(before)).is_dir():
         return _folder(base / at_home(before), config, split, columns)
-    looks_local = source.startswith((".", "~")) or Path(source).suffix in SUFFIXES
     match = HUB_ID.fullmatch(source)
-    if looks_local or match is None:
-        raise UserError(f"there is no data set {path}{_nearest_entry(path)}; mend `source` in the recipe")
+    assert match is not None, source  # `check`
     return _hub(match["name"], match["config"], split, base, columns)
+
+
+def check(source: str, base: Path) -> None:
+    """That the source is there, as far as a look at the disk tells: a hub id may be there or not.
+
+    Raises:
+        Unavailable: there is no such file or folder, and no hub id looks so.
+    """
+    path = base / at_home(source)
+    before, colon, _ = source.rpartition(":")
+    if path.is_file() or path.is_dir() or colon and (base / at_home(before)).is_dir():
+        return
+    looks_local = source.startswith((".", "~")) or Path(source).suffix in SUFFIXES
+    if looks_local or HUB_ID.fullmatch(source) is None:
+        raise Unavailable(f"there is no data set {path}{_nearest_entry(path)}; mend `source` in the recipe")
 
 
 def near(word: str, words: list[str]) -> str:
@@ -150,7 +168,7 @@ def _one_split(
 def _load(shown: str, load: Callable[[Any], Any], here: Path | None = None) -> Any:
     """Call `load` with the `datasets` library; its errors become one sentence. `here`: where no local file was."""
     if importlib.util.find_spec("datasets") is None:
-        raise UserError(f"reading {shown} needs the datasets library; run: pip install 'masters-edge[distill]'")
+        raise Unavailable(f"reading {shown} needs the datasets library; run: pip install 'masters-edge[distill]'")
     import datasets
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
@@ -158,12 +176,12 @@ def _load(shown: str, load: Callable[[Any], Any], here: Path | None = None) -> A
     try:
         return load(datasets)
     except DatasetNotFoundError:
-        raise UserError(
+        raise Unavailable(
             f"there is no data set {shown!r} on the hub, or it is private{local}; "
             "mend `source`, or log in with `hf auth login`"
         ) from None
     except ConnectionError as error:
-        raise UserError(
+        raise Unavailable(
             f"the hub can't be reached for the data set {shown!r}{local} ({_brief(error)}); "
             "connect, or give a local file or folder as `source`"
         ) from None

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,14 +97,14 @@ class Prompter:
 
     def _build(self, question: Question) -> tuple[tuple[int, int], dict[str, torch.Tensor]]:
         """Prompt and pixels by one call of the processor, both kept."""
-        self._refuse_placeholders(question)
+        self.refuse_placeholders(question)
         text, start, image = self.text(question), self.tokenizer.bos_token, open_image(question)
         written = start is not None and text.startswith(start)  # as apply_chat_template(tokenize=True) decides it
         try:
             built = dict(self.processor(text=text, images=[image], add_special_tokens=not written, return_tensors="pt"))
         except ValueError as error:
             raise UserError(
-                f"question {question.id}: the processor of {self._name} refuses the image of {image.width} x "
+                f"question {question.id}: the processor of {self.name} refuses the image of {image.width} x "
                 f"{image.height} pixels: {error}; crop it, or leave the question out"
             ) from None
         ids = built["input_ids"][0].tolist()
@@ -112,9 +112,15 @@ class Prompter:
         found, needed = ids.count(self.config.image_token_id), self.family.image_tokens(self.config, inputs)
         if found != needed:
             raise UserError(
-                f"question {question.id}: the processor of {self._name} writes {found} image placeholders into the "
+                f"question {question.id}: the processor of {self.name} writes {found} image placeholders into the "
                 f"prompt, and its model makes {needed} features of the image, so they don't fit together; take the "
                 "checkpoint's own processor files, or save both again from one checkpoint"
+            )
+        context = context_of(self.config)
+        if context is not None and len(ids) >= context:
+            raise UserError(
+                f"question {question.id}: its prompt of {len(ids):,} tokens leaves no room for a response within the "
+                f"{context:,} positions of {self.name}; ask a shorter question, or take a smaller image"
             )
         self._ids[question.text, image.size] = ids
         while len(self._ids) > _CACHED_PROMPTS:
@@ -126,29 +132,50 @@ class Prompter:
             self._bytes -= _bytes(self._images.popitem(last=False)[1][1])
         return self._images[question.image_id]
 
-    def _refuse_placeholders(self, question: Question) -> None:
-        for token in self.tokenizer.convert_ids_to_tokens(self.family.placeholders(self.config)):
-            if token and token in question.text:
+    def lengths_around(self, texts: Mapping[str, int]) -> dict[tuple[int, int], int]:
+        """By image size, the tokens of a prompt without its text, as far as prompts of such images are built; `texts`
+        are the tokens of each text alone."""
+        return {size: len(ids) - texts[text] for (text, size), ids in self._ids.items() if text in texts}
+
+    @property
+    def image_words(self) -> list[str]:
+        """What stands for an image in this family's prompts, as text."""
+        return [word for word in self.tokenizer.convert_ids_to_tokens(self.family.placeholders(self.config)) if word]
+
+    def refuse_placeholders(self, question: Question) -> None:
+        """No question writes an image of its own.
+
+        Raises:
+            UserError: one does.
+        """
+        for token in self.image_words:
+            if token in question.text:
                 raise UserError(
                     f"question {question.id} has {token} in its text, which stands for an image in this family's "
                     "prompts; take it out of the question, the image is put in front by itself"
                 )
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """The checkpoint and its family, for messages."""
         return f"{self.config._name_or_path or 'the checkpoint'} ({self.config.model_type})"
+
+
+def context_of(config: Any) -> int | None:
+    """Positions that a model's decoder has, prompt and response together; None where its config doesn't say."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def check_image_tokens(
     prompters: Sequence[Prompter],
     questions: Sequence[Question],
     on_progress: Callable[[int, int], None] | None = None,
-) -> None:
+) -> dict[str, tuple[int, int]]:
     """Build a prompt of every prompter for one question of every image size, as headers tell them.
 
     Of more than 64 sizes, 64 are taken, evenly by area, the smallest and the largest among them, and with them the
     narrowest and the widest. `on_progress(done, total)` is called after each header and each prompt; `total` grows once
-    the sizes are known.
+    the sizes are known. Returns each image's width and height, by image_id.
 
     Raises:
         UserError: as `Prompter.__call__`, or an image that can't be read.
@@ -156,8 +183,10 @@ def check_image_tokens(
     distinct = list(first_by_image(questions))
     heard = on_progress or (lambda done, total: None)
     sizes: dict[tuple[int, int], Question] = {}
+    of_image: dict[str, tuple[int, int]] = {}
     for done, question in enumerate(distinct, 1):
-        sizes.setdefault(image_size(question), question)
+        of_image[question.image_id] = image_size(question)
+        sizes.setdefault(of_image[question.image_id], question)
         heard(done, len(distinct))
     by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))
     count = min(_CHECKED_SIZES, len(by_area))
@@ -169,6 +198,7 @@ def check_image_tokens(
         for size in sorted(chosen):
             prompter(sizes[size])
             heard(done := done + 1, total)
+    return of_image
 
 
 def _processor_of(source: str) -> str:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from masters_edge.common.errors import UserError
+from masters_edge.data.questions import read_questions
+from masters_edge.data.sources import Unavailable
 from masters_edge.plan import cures, memory, prompts, rates, step, tokens
 from masters_edge.plan.disk import phase_disk
 from masters_edge.plan.memory import Machine, Models, Sharding
@@ -156,13 +158,14 @@ def _configs(asked: Asked, recipe: Recipe, sources: list[str]) -> dict[str, str]
 
 
 def _questions(recipe: Recipe, recipe_path: Path) -> tuple[list[Any] | None, list[str]]:
+    """The training questions as `distill` takes them, and what was left out; none, which is said, where the data
+    aren't here. Data that are here and wrong are an error, as they would be for `distill`."""
     try:
-        return prompts.questions_of(recipe, recipe_path), []
-    except UserError:
-        missing = (
-            f"data: {recipe.data.train.source} can't be read here, so no question is taken to come twice in a stage"
-        )
+        found = read_questions(recipe, recipe_path)
+    except Unavailable as error:
+        missing = f"data: {str(error).partition(';')[0]}, so no question is taken to come twice in a stage"
         return None, [missing]
+    return found.train, [f"data: {note}" for note in found.left_out.notes]
 
 
 def _processor_bytes(source: str) -> int | None:

@@ -18,7 +18,7 @@ from masters_edge.data.records import Question
 from masters_edge.families import load_processor
 from masters_edge.families.prompts import Prompter
 from masters_edge.plan.shapes import Shape
-from masters_edge.recipe import Recipe, checkpoint
+from masters_edge.recipe import checkpoint
 
 SAMPLE = 64  # questions
 PICTURE = (1024, 768)  # pixels, width and height, where nothing is known
@@ -77,17 +77,6 @@ def prompt(shape: Shape, source: str, questions: list[Question], tokens: int | N
 def plain_token(shape: Shape) -> int:
     """An id that stands for no image."""
     return next(i for i in range(10, 100) if i not in shape.family.placeholders(shape.config))
-
-
-def questions_of(recipe: Recipe, recipe_path: Path) -> list[Question]:
-    """All training questions, as `distill` takes them.
-
-    Raises:
-        UserError: the data can't be read.
-    """
-    from masters_edge.data.questions import read_questions
-
-    return read_questions(recipe, recipe_path).train
 
 
 def sample(questions: list[Question], seed: int) -> list[Question]:

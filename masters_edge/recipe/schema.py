@@ -67,13 +67,22 @@ class Source(Section):
     """Column with the image: a path, bytes, or a `datasets` image."""
     question_column: str = "question"
     """Column with the question's text. Sources with a `messages` column need none."""
-    answer_column: str = "answer"
-    """Column with the label; may be missing or empty."""
+    answer_column: str | None = "answer"
+    """Column with the label, which may be empty; none: the questions have no labels, whatever their columns hold."""
     metric_column: str | None = None
     """Column with the name of the rule that scores answers to the question (`judge` for the judge); none, or an empty
     field, for `reward.metric`."""
     image_root: str | None = None
     """Folder that relative image paths start from; default: the folder of the file itself."""
+    follow_ups: Literal["refuse", "leave_out", "split"] = "refuse"
+    """What becomes of a chat's user turns that bring no image of their own, since questions are learned one by one:
+    `refuse` the record; `leave_out` such turns; `split` makes each a question about the image before it, without the
+    turns between."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What becomes of questions whose image is missing or can't be decoded: `stop` names them; `skip` leaves them out,
+    and a run lists them in skipped.txt."""
+    most_skipped: float = Field(default=0.05, ge=0, lt=1)
+    """Largest share of the questions that `on_error: skip` leaves out; more is an error."""
 
 
 class Data(Section):

@@ -4,6 +4,7 @@ recipe.yaml        the resolved recipe, every default written out
 run.json           schema version, recipe file, seed, threads, versions, fingerprints of models and data
 mask.json          with `mask.r_max: auto`, how much masking each teacher bears, and what was chosen
 activation-norms/  with `mask.score: activation`, the norms that score each teacher's weights (safetensors)
+skipped.txt        with `on_error: skip`, the questions without a usable image, a line each
 .lock              held by the command that writes here
 metrics.jsonl      one line per measurement
 phase-0-joint/     labels/ and responses/ (Parquet shards), checkpoints/
@@ -27,6 +28,7 @@ from masters_edge.recipe import Recipe, dump
 
 SCHEMA_VERSION = 1
 LOCK = ".lock"
+SKIPPED = "skipped.txt"
 ROOT = Path("runs")
 _LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "torchao", "onnxruntime")
 # Sections that change what is trained; the others may change between `distill` and `export` or `bench`.

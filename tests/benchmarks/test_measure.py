@@ -1,3 +1,4 @@
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -263,3 +264,28 @@ def test_durations(text: str, seconds: float) -> None:
 def test_what_is_no_duration_is_one_sentence(text: str) -> None:
     with pytest.raises(UserError, match="is no duration; write it as 30s, 10m or 1h"):
         seconds_of(text)
+
+
+def test_a_broken_picture_is_named_counted_as_unanswered_and_gone_past(run: Runs, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(run.suite.questions[0].image[:40])  # type: ignore[index]
+    broken = replace(run.suite.questions[5], image=cut, image_id="cut")
+    run.suite = replace(run.suite, questions=(*run.suite.questions[:5], broken, *run.suite.questions[6:]))
+    notes: list[str] = []
+    found = run("a", on_note=notes.append, questions=None)
+    said = f"question q5: the image in {cut} can't be read ("
+    assert f"colours: 1 of 20 questions can't be asked and count as unanswered, which is wrong: {said}" in notes[0]
+    (m,) = found.measurements
+    assert m.accuracy is not None and m.suite is not None and m.answers is not None
+    assert (m.accuracy.asked, m.accuracy.right) == (20, 14)  # 15 that a seeing student gets, less this one
+    assert m.suite.sha256 == run.suite.sha256 and any(said in sentence for sentence in m.unmeasured)
+    rows = [json.loads(line) for line in (run.out.parent / m.answers).read_text().splitlines()]
+    assert len(rows) == 20 and rows[-1]["id"] == "q5" and rows[-1]["score"] == 0 and said in rows[-1]["unanswered"]
+    run("a", questions=None)
+    assert run.reused == ["a"]
+
+
+def test_a_suite_of_broken_pictures_alone_is_refused(run: Runs) -> None:
+    run.suite = replace(run.suite, questions=(replace(run.suite.questions[0], image=b"no picture", image_id="x"),))
+    with pytest.raises(UserError, match="suite colours: no image of it can be read"):
+        run("a", questions=None)

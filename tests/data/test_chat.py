@@ -70,14 +70,7 @@ def test_no_assistant_means_no_answer(pictures: Path):
 
 
 def test_several_turns_give_one_question_for_each_image(pictures: Path):
-    turns = [
-        user("<image>first?"),
-        says("red"),
-        user("follow-up, not read"),
-        says("x"),
-        user("<image>second?"),
-        says("green"),
-    ]
+    turns = [user("<image>first?"), says("red"), user("<image>second?"), says("green")]
     record = {"id": "r", "messages": turns, "images": ["images/red.png", "images/green.png"]}
     assert found(pictures, record) == [("first?", "red", RED), ("second?", "green", GREEN)]
     assert [q.id for q in read("c.jsonl", base=pictures)] == ["r", "r#1"]

@@ -226,6 +226,13 @@ def test_pictures_are_decoded_as_pillow_does(browser: Browser, server: Server) -
     assert equal(saved(photo, "JPEG", quality=95, exif=turned), "image/jpeg")
     assert equal(saved(photo.convert("L"), "JPEG"), "image/jpeg")
     assert equal(saved(photo, "WEBP", lossless=True), "image/webp")
+    for orientation in range(1, 9):  # which browsers leave as it lies
+        turned[0x0112] = orientation
+        for exif in (turned.tobytes(), turned.tobytes().removeprefix(b"Exif\0\0")):
+            assert equal(saved(photo, "WEBP", lossless=True, exif=exif), "image/webp"), orientation
+        assert equal(saved(photo, "PNG", exif=turned)), orientation
+    deep = np.random.default_rng(4).integers(0, 1 << 16, (30, 40), dtype=np.uint16)
+    assert equal(png(Image.fromarray(deep)))
     engine.close()
 
 

@@ -1,0 +1,91 @@
+"""What a run checks of its data before it trains: enough labels, and the questions that `bench` will ask."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from masters_edge import Recipe
+from masters_edge.common.errors import UserError
+from masters_edge.data.questions import read_questions
+from masters_edge.plan import _questions
+from masters_edge.run import cast
+from tests.data.conftest import png
+
+RECIPE = Path("r.yaml")
+
+
+def recipe_of(folder: Path, answers: list[str | None], **data: object) -> tuple[Recipe, Path]:
+    """A recipe over so many questions about an image each, and its path."""
+    lines = []
+    for number, answer in enumerate(answers):
+        (folder / f"{number}.png").write_bytes(png("red"))
+        lines.append(json.dumps({"image": f"{number}.png", "question": "what?", "answer": answer}))
+    (folder / "q.jsonl").write_text("\n".join(lines) + "\n")
+    content = {"student": "s", "teachers": ["t"], "data": {"train": {"source": "q.jsonl"}, "held_out": 0} | data}
+    return Recipe.model_validate(content), folder / "r.yaml"
+
+
+def test_held_out_questions_that_eat_the_labels_say_so(tmp_path: Path) -> None:
+    recipe, path = recipe_of(tmp_path, ["a"] * 24, held_out=6, labels=24)
+    with pytest.raises(UserError) as caught:
+        read_questions(recipe, path)
+    assert str(caught.value) == (
+        "data.labels asks for 24 labels, but of 24 labelled questions 18 are left after data.held_out (6) and "
+        "data.limit (none); ask for at most 18, or hold out fewer"
+    )
+    with pytest.raises(UserError, match="data.labels asks for 24 labels"):
+        _questions(recipe, path)  # `plan` says the same
+    recipe, path = recipe_of(tmp_path, ["a"] * 24, held_out=6, labels=25)
+    with pytest.raises(UserError, match="25 labels asked for, but there are 18"):
+        read_questions(recipe, path)
+    recipe, path = recipe_of(tmp_path, ["a"] * 24, held_out=6, labels=18)
+    assert len(read_questions(recipe, path).train) == 18
+
+
+def test_plan_passes_over_data_that_are_not_here_and_over_nothing_else(tmp_path: Path) -> None:
+    recipe, path = recipe_of(tmp_path, ["a", "b"], train={"source": "elsewhere.jsonl"})
+    questions, said = _questions(recipe, path)
+    assert questions is None and "there is no data set " in said[0] and "so no question is taken" in said[0]
+    recipe, path = recipe_of(tmp_path, ["a", "b"], held_out=500)
+    with pytest.raises(UserError, match="500 held-out questions asked for, but there are 2"):
+        _questions(recipe, path)
+    recipe, path = recipe_of(tmp_path, ["a", "b"])
+    assert [q.answer for q in _questions(recipe, path)[0] or []] == ["a", "b"]
+
+
+def test_a_phase_of_labels_needs_some(tmp_path: Path) -> None:
+    recipe, path = recipe_of(tmp_path, [None, None])
+    phases = {"phases": [{"objective": "joint"}, {"objective": "labels"}]}
+    supervised = Recipe.model_validate(recipe.model_dump() | {"train": phases})
+    questions = read_questions(recipe, path)
+    cast._check_labels(questions, recipe)
+    with pytest.raises(UserError) as caught:
+        cast._check_labels(questions, supervised)
+    assert str(caught.value).startswith(
+        "train.phases.1.objective is `labels`, but none of the 2 training questions has"
+    )
+
+
+@pytest.mark.parametrize(
+    ("answers", "test", "expected"),
+    [
+        (["a", "b"], "nope.jsonl", "data.test, which bench would ask: there is no data set "),
+        (
+            ["a", None],
+            "q.jsonl",
+            "which bench would ask: 1 of 2 questions have no answer (the first is q/1)",
+        ),
+        (["a", "b"], "q.jsonl", None),
+        (["a", "b"], None, None),
+    ],
+)
+def test_the_test_questions_are_looked_at_before_the_run(
+    tmp_path: Path, answers: list[str | None], test: str | None, expected: str | None
+) -> None:
+    recipe, path = recipe_of(tmp_path, answers, test=None if test is None else {"source": test})
+    if expected is None:
+        return cast._check_test(recipe, path)
+    with pytest.raises(UserError) as caught:
+        cast._check_test(recipe, path)
+    assert expected in str(caught.value)
