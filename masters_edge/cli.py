@@ -30,6 +30,17 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop
 RunFolder = Annotated[
     Path | None, typer.Option("--run", help="Run folder; default: the newest finished run below ./runs.")
 ]
+Lan = Annotated[
+    bool, typer.Option("--lan", help="Let other machines of the network open a browser's link, not this one alone.")
+]
+Https = Annotated[
+    bool,
+    typer.Option(
+        "--https/--no-https",
+        help="With --lan: by HTTPS with a certificate made here, or without, for one thread and no live camera.",
+    ),
+]
+LinkPort = Annotated[int | None, typer.Option("--port", help="Port of a browser's link. Default: 8770.")]
 
 
 @app.command()
@@ -184,17 +195,9 @@ def bench(
             "Default: local."
         ),
     ] = None,
-    lan: Annotated[
-        bool, typer.Option("--lan", help="Let other machines of the network open a browser's link, not this one alone.")
-    ] = False,
-    https: Annotated[
-        bool,
-        typer.Option(
-            "--https/--no-https",
-            help="With --lan: by HTTPS with a certificate made here, or without, for one thread and no live camera.",
-        ),
-    ] = True,
-    port: Annotated[int | None, typer.Option(help="Port of a browser's link. Default: 8770.")] = None,
+    lan: Lan = False,
+    https: Https = True,
+    port: LinkPort = None,
     backend: Annotated[
         str,
         typer.Option(help="Runtime of the bundles, by name (in browsers wasm or webgpu); auto takes the fastest."),
@@ -463,8 +466,11 @@ def preview(
         ),
     ],
     device: Annotated[
-        str, typer.Option(help="Where to measure: local, or a board such as ssh://pi@kitchen.local.")
+        str, typer.Option(help="Where to measure: local, a board such as ssh://pi@kitchen.local, or browser.")
     ] = "local",
+    lan: Lan = False,
+    https: Https = True,
+    port: LinkPort = None,
     target: Annotated[list[str] | None, typer.Option(help="Device format; repeat for several. Default: onnx.")] = None,
     quant: Annotated[
         list[str] | None, typer.Option(help="Scheme or preset; repeat for several. Default: int4, int8, fp32.")
@@ -478,9 +484,11 @@ def preview(
     Example: masters-edge preview smolvlm-256m --target onnx --quant int4 --device ssh://pi@kitchen.local
     """
     _quiet()
+    from masters_edge.benchmarks.measure import Settings
     from masters_edge.preview import command
 
-    command.preview(model_or_config, targets=target, schemes=quant, device=device, out=out, threads=threads, yes=yes)
+    how = Settings(threads=threads, lan=lan, https=https, port=port)
+    command.preview(model_or_config, targets=target, schemes=quant, device=device, out=out, how=how, yes=yes)
 
 
 @app.command()

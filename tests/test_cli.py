@@ -1,6 +1,7 @@
 """The command line as a person meets it: speed, help, one-sentence errors, and the whole way on tiny models."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -144,3 +145,16 @@ def test_the_whole_way_on_tiny_models(tiny_recipe: Path) -> None:
     graph.write_bytes(content)
     changed = run("ask", "runs/tiny/bundles/onnx-int4", picture, "what shape is present?", cwd=home)
     assert changed.returncode == 2 and graph.name in changed.stderr
+
+
+@pytest.mark.parametrize("command", ["bench", "preview"])
+def test_the_options_that_a_browsers_link_speaks_of_are_there(command: str) -> None:
+    import typer.main
+
+    from masters_edge.benchmarks.page.link import Link
+    from masters_edge.cli import app
+
+    said = " ".join(Link(("http://127.0.0.1:1",), 1, "t", None, lan=False).said())
+    named = set(re.findall("--[a-z-]+", said))
+    found = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
+    assert named == {"--lan"} and named <= {option for parameter in found.params for option in parameter.opts}

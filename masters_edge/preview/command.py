@@ -5,6 +5,7 @@ What is there already is used again, so that the same command goes on after an i
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from masters_edge.common.display import console, progress, say
 from masters_edge.common.errors import UserError
 
 if TYPE_CHECKING:
-    from masters_edge.benchmarks import Subject
+    from masters_edge.benchmarks import Settings, Subject
     from masters_edge.preview.architecture import Architecture
 
 SCHEMES = ("int4", "int8", "fp32")
@@ -27,10 +28,10 @@ def preview(
     schemes: Sequence[str] | None = None,
     device: str = "local",
     out: Path | None = None,
-    threads: int | None = None,
+    how: "Settings | None" = None,
     yes: bool = False,
 ) -> Path:
-    """Print what `source` costs on a device in each target and scheme.
+    """Print what `source` costs on a device in each target and scheme; `how` has threads, and who may open a link.
 
     Returns:
         results.json, which `masters-edge report` draws.
@@ -62,7 +63,7 @@ def preview(
         made = weights.build(found, checkpoint, lambda count: bar(advance=100 * count / all_of_it))
         bar(completed=100, note="done" if made else "made before")
     subjects = [_subject(found, checkpoint, folder, target, scheme) for target, scheme in wanted]
-    return _measure(found, subjects, device, threads, folder)
+    return _measure(found, subjects, device, how, folder)
 
 
 def _millions(count: int) -> str:
@@ -135,7 +136,7 @@ def _subject(found: "Architecture", checkpoint: Path, folder: Path, target: str,
 
 
 def _measure(
-    found: "Architecture", subjects: "Sequence[Subject]", device: str, threads: int | None, folder: Path
+    found: "Architecture", subjects: "Sequence[Subject]", device: str, how: "Settings | None", folder: Path
 ) -> Path:
     """Latency, memory and size on the device, shown as a table."""
     from masters_edge.benchmarks import Settings, bench, progress_bar
@@ -150,7 +151,7 @@ def _measure(
             all_found = bench(
                 subjects,
                 None,
-                Settings(latency_questions=questions, threads=threads),
+                replace(how or Settings(), latency_questions=questions),
                 device=device,
                 out=results,
                 on_progress=on_progress,

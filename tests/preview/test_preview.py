@@ -13,7 +13,7 @@ from rich.console import Console
 from safetensors import safe_open
 
 from masters_edge import benchmarks
-from masters_edge.benchmarks import Results, Subject, results
+from masters_edge.benchmarks import Results, Settings, Subject, results
 from masters_edge.benchmarks.cases import PROMPTS
 from masters_edge.benchmarks.page.record import NOT_TOLD
 from masters_edge.benchmarks.results import Measurement
@@ -177,12 +177,12 @@ def shown(found: Sequence[Measurement], schemes: list[str]) -> None:
 
 
 def whole(source: str, out: Path, capsys: pytest.CaptureFixture[str], schemes: list[str]) -> None:
-    path = command.preview(source, schemes=schemes, out=out, threads=1)
+    path = command.preview(source, schemes=schemes, out=out, how=Settings(threads=1))
     found = results.read(path).measurements
     shown(found, schemes)
     made = {path: path.stat().st_mtime_ns for path in out.glob("*/manifest.json")}
     capsys.readouterr()
-    command.preview(source, schemes=schemes, out=out, threads=1)
+    command.preview(source, schemes=schemes, out=out, how=Settings(threads=1))
     assert "measured before, reused" in capsys.readouterr().out
     assert made == {path: path.stat().st_mtime_ns for path in out.glob("*/manifest.json")}
     assert results.read(path).measurements == found
