@@ -1,6 +1,5 @@
 """What a picture looks like to a person, so that training and the device see the same: upright, on white, in RGB."""
 
-import numpy as np
 from PIL import Image, ImageOps
 
 from masters_edge.common.errors import UserError
@@ -34,6 +33,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _upper_bits(image: Image.Image) -> Image.Image:
     """Grey of 16 bits as grey of 8; one value of it may stand for transparent."""
+    import numpy as np  # reading data needs none
+
     values = np.asarray(image)
     grey = Image.fromarray((values >> 8).astype(np.uint8))
     clear = image.info.get("transparency")
