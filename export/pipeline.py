@@ -119,7 +119,8 @@ def export_student(
             notes=list(getattr(module, "NOTES", ())),
         )
         card.write(folder, manifest, origin, getattr(module, "RUNTIMES", {}).get(manifest.model_type, ()))
-        refuse_pickles(folder, (path.relative_to(folder).as_posix() for path in folder.rglob("*")))
+        written = (path for path in sorted(folder.rglob("*")) if not path.is_dir())
+        refuse_pickles(folder, (path.relative_to(folder).as_posix() for path in written))
         manifest = manifests.write(folder, manifest)
     say("done", 1.0)
     return manifest
