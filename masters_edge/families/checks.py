@@ -23,6 +23,7 @@ _READ = (
     ".model",
     ".bin",
 )  # what transformers opens
+_ADAPTER = "adapter_config.json"
 _SETTINGS = ("config.json", "generation_config.json")
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 # Keys whose value may name a kernel on the hub (namespace/name), wherever in a config they stand.
@@ -41,11 +42,21 @@ def refuse_programs(source: str, local_files_only: bool = False) -> None:
         for name in _SETTINGS:
             if (folder / name).exists():
                 _check_config(f"{folder / name}", _json(folder / name))
+        if (folder / _ADAPTER).exists():
+            raise _adapter(source)
         return
     from transformers.utils import cached_file
 
     found = cached_file(source, "config.json", local_files_only=local_files_only)
     _check_config(f"{source}: config.json", _json(Path(found)))
+    quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors", "gated_repo")}
+    if cached_file(source, _ADAPTER, local_files_only=local_files_only, **quiet):
+        raise _adapter(source)
+
+
+def _adapter(source: str) -> UserError:
+    """transformers would load an adapter into whatever base model it names."""
+    return UserError(f"{source} is an adapter of another model, and whole models are loaded; merge it into its model")
 
 
 def regular_files(folder: Path) -> None:

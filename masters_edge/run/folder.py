@@ -24,7 +24,7 @@ from typing import Any
 from masters_edge.common import versions
 from masters_edge.common.errors import UserError
 from masters_edge.common.files import read_json, sweep, write_json, write_text
-from masters_edge.recipe import Recipe, dump
+from masters_edge.recipe import Recipe, dump, load
 
 SCHEMA_VERSION = 1
 LOCK = ".lock"
@@ -82,9 +82,7 @@ class Run:
         return info
 
     def recipe(self) -> Recipe:
-        import yaml
-
-        return Recipe.model_validate(yaml.safe_load((self.folder / "recipe.yaml").read_text(encoding="utf-8")))
+        return load(self.folder / "recipe.yaml")
 
 
 @contextlib.contextmanager

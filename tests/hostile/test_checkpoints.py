@@ -78,6 +78,7 @@ REFUSED = {
     "a shard that is not there": (named("gone.safetensors"), "is missing"),
     "no shards": (lambda folder: (folder / INDEX).write_text('{"weight_map": [1]}'), "has no weight_map"),
     "an index in itself": (lambda folder: (folder / INDEX).write_text("[" * 100_000), "can't be read"),
+    "an adapter": (lambda folder: (folder / "adapter_config.json").write_text("{}"), "is an adapter of another model"),
     "a config of noise": (lambda folder: (folder / "config.json").write_bytes(b"\xff" * 10), "can't be read"),
     "a config of a list": (lambda folder: (folder / "config.json").write_text("[]"), "no JSON object"),
 }
@@ -226,3 +227,24 @@ def test_mask_copies_what_is_inside(folder: Path, capsys: Any, monkeypatch: pyte
     assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()) == sorted(
         ["config.json", SHARD, INDEX, "odd: name.txt", "sub/a.txt"]
     )
+
+
+def test_what_the_hub_has_is_looked_at_too(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it was fetched before: without a network nothing else can be asked for."""
+    from huggingface_hub import constants
+    from transformers.utils import hub
+
+    snapshot = tmp_path / "hub" / "models--a--b" / "snapshots" / ("0" * 40)
+    shutil.copytree(folder, snapshot)
+    (tmp_path / "hub" / "models--a--b" / "refs").mkdir()
+    (tmp_path / "hub" / "models--a--b" / "refs" / "main").write_text("0" * 40)
+    for module in (constants, hub.constants):
+        monkeypatch.setattr(module, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    checks.refuse_programs("a/b", local_files_only=True)
+    config(attn_implementation="evil/kernel")(snapshot)
+    with pytest.raises(UserError, match="names a kernel on the hub"):
+        checks.refuse_programs("a/b", local_files_only=True)
+    config(attn_implementation="sdpa")(snapshot)
+    (snapshot / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="is an adapter"):
+        checks.refuse_programs("a/b", local_files_only=True)
