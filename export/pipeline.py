@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from masters_edge.bundle import manifest as manifests
 from masters_edge.bundle.inspection import refuse_pickles
-from masters_edge.common import registry, versions
+from masters_edge.common import inside, registry, versions
 from masters_edge.common.errors import UserError
 from masters_edge.export import card, disk_space, targets
 from masters_edge.export.student import LoadedStudent, load, read_config
@@ -119,8 +119,7 @@ def export_student(
             notes=list(getattr(module, "NOTES", ())),
         )
         card.write(folder, manifest, origin, getattr(module, "RUNTIMES", {}).get(manifest.model_type, ()))
-        written = (path for path in sorted(folder.rglob("*")) if not path.is_dir())
-        refuse_pickles(folder, (path.relative_to(folder).as_posix() for path in written))
+        refuse_pickles(folder, inside.files(folder))
         manifest = manifests.write(folder, manifest)
     say("done", 1.0)
     return manifest
