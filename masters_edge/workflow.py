@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from masters_edge.benchmarks.progress import OnProgress
     from masters_edge.benchmarks.suites import Suite, SuiteChoice
     from masters_edge.quantization.by_part import QuantizationPlan
-    from masters_edge.recipe.schema import Mixed
+    from masters_edge.recipe.schema import Mixed, Source
 
 
 def demo() -> Run:
@@ -364,6 +364,17 @@ def _parameters(checkpoint_folder: Path) -> int:
     return total
 
 
+def _added_test(run: Run) -> "Source | None":
+    """data.test as the recipe's file has it now, for a run that began without: no student depends on it."""
+    from masters_edge.recipe import load
+
+    path = _recipe_path(run)
+    found = load(path).data.test if path.is_file() else None
+    if found is not None:
+        say(f"the run began without data.test; the one that {path} has now is asked")
+    return found
+
+
 def _suite(run: Run | None, recipe: Recipe | None, choice: "SuiteChoice") -> "Suite":
     """What is asked: the source named, or the recipe's test questions; easy-VQA's official ones without a recipe."""
     from masters_edge.benchmarks import suites
@@ -381,11 +392,13 @@ def _suite(run: Run | None, recipe: Recipe | None, choice: "SuiteChoice") -> "Su
     if metric is not None:
         metrics.get(metric)
     test = recipe.data.test if recipe else None
-    if recipe is not None and test is None:
-        raise UserError(
-            "the run's recipe has no data.test, so there is nothing to ask; add it to the recipe and run the same "
-            "masters-edge distill again, which keeps the student, or name a --suite"
-        )
+    if run is not None and recipe is not None and test is None:
+        test = _added_test(run)
+        if test is None:
+            raise UserError(
+                f"the run's recipe has no data.test, so there is nothing to ask; add it to {_recipe_path(run)}, or "
+                "name a --suite"
+            )
     if test is None or (test.source == "easy-vqa" and test.split == "test"):
         own = suites.load("easy-vqa")
         return replace(own, metric=metric or own.metric)

@@ -280,7 +280,11 @@ def _like_answer(column: str) -> bool:
 
 def _whole(text: str, place: str, column: str) -> None:
     """Refuse text that no tokenizer and no file takes as it is."""
-    if "\0" in text or not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+    try:
+        whole = b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        whole = False
+    if not whole:
         raise UserError(
             f"{place}: {column!r} holds a zero byte or half a character (a lone surrogate); mend the text or leave the "
             "row out"

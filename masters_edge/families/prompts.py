@@ -3,6 +3,7 @@
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ class Prompter:
         are the tokens of each text alone."""
         return {size: len(ids) - texts[text] for (text, size), ids in self._ids.items() if text in texts}
 
-    @property
+    @cached_property
     def image_words(self) -> list[str]:
         """What stands for an image in this family's prompts, as text."""
         return [word for word in self.tokenizer.convert_ids_to_tokens(self.family.placeholders(self.config)) if word]

@@ -16,7 +16,7 @@ from masters_edge.common.errors import UserError
 from masters_edge.data.records import Question
 from masters_edge.engines import Request, sampled
 from masters_edge.engines.transformers import Engine
-from masters_edge.families import load_config, load_model, load_processor
+from masters_edge.families import load_config, load_model, load_processor, loading
 from masters_edge.families.base import Family, family_of
 from masters_edge.families.prompts import Prompter, check_image_tokens
 from masters_edge.objective import sequences
@@ -244,6 +244,27 @@ def test_a_processor_that_does_not_fit_is_one_sentence(built: Built, questions: 
         prompter(questions[0])
     with pytest.raises(UserError, match=sentence):
         check_image_tokens([built.prompter, prompter], questions)
+
+
+def test_pictures_take_pillows_way_with_torchvision_too(
+    built: Built, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `AutoProcessor` gives where torchvision is installed is put in by hand: it isn't, here."""
+    real = loading.load_pretrained
+
+    def as_with_torchvision(auto_class: Any, source: str, **options: Any) -> Any:
+        found = real(auto_class, source, **options)
+        if hasattr(found, "image_processor"):
+            name = type(found.image_processor).__name__.removesuffix("Pil")
+            found.image_processor = type(name, (), {})()  # no picture comes out of it
+        return found
+
+    monkeypatch.setattr(loading, "load_pretrained", as_with_torchvision)
+    prompter = Prompter(loading.load_processor(str(built.folder)), built.family, built.model.config)
+    for question in questions[:2]:
+        (ids, seen), (expected_ids, expected) = prompter(question), built.prompter(question)
+        assert ids == expected_ids and seen.keys() == expected.keys()
+        assert all(torch.equal(seen[name], expected[name]) for name in seen)
 
 
 def test_every_size_is_checked_once_and_heard(built: Built, questions: list[Question]) -> None:

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from masters_edge import Recipe
+from masters_edge import Recipe, workflow
+from masters_edge.benchmarks.suites import SuiteChoice
 from masters_edge.common.errors import UserError
 from masters_edge.data.questions import read_questions
 from masters_edge.plan import _questions
+from masters_edge.recipe import dump
 from masters_edge.run import cast
+from masters_edge.run.folder import Run
 from tests.data.conftest import png
 
 RECIPE = Path("r.yaml")
@@ -89,3 +92,20 @@ def test_the_test_questions_are_looked_at_before_the_run(
     with pytest.raises(UserError) as caught:
         cast._check_test(recipe, path)
     assert expected in str(caught.value)
+
+
+def test_test_questions_may_be_added_to_the_recipe_after_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, path = recipe_of(tmp_path, ["a", "b"])
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    path.write_text(dump(recipe))
+    (run.folder / "run.json").write_text(json.dumps({"schema_version": 1, "recipe": str(path)}))
+    with pytest.raises(UserError) as caught:
+        workflow._suite(run, recipe, SuiteChoice())
+    assert f"no data.test, so there is nothing to ask; add it to {path}, or name a --suite" in str(caught.value)
+    added = recipe.model_dump() | {"data": recipe.data.model_dump() | {"test": {"source": "q.jsonl"}}}
+    path.write_text(dump(Recipe.model_validate(added)))
+    assert [q.id for q in workflow._suite(run, recipe, SuiteChoice()).questions] == ["q/0", "q/1"]
+    assert "the run began without data.test; the one that" in " ".join(capsys.readouterr().out.split())
