@@ -18,6 +18,7 @@ from masters_edge.common import memo
 from masters_edge.common.display import progress, say
 from masters_edge.common.errors import UserError
 from masters_edge.common.files import read_json, write_json
+from masters_edge.data.images import some
 from masters_edge.data.records import Question
 from masters_edge.recipe import Recipe, checkpoint, load
 from masters_edge.recipe.schema import Source
@@ -240,7 +241,9 @@ def test_questions(recipe: Recipe, recipe_path: Path, count: int | None) -> tupl
         asked, name = _read_test(recipe.data.test.model_dump_json(), recipe_path)
     from masters_edge.benchmarks import suites
 
-    suite = suites.from_questions(asked, recipe.bench.metric, name=name).take(count)
+    suite, unreadable = suites.from_questions(asked, recipe.bench.metric, name=name).take(count).readable()
+    if unreadable:
+        say(f"{name}: {len(unreadable):,} questions are left out of every arm: {some([*unreadable.values()])}")
     return list(suite.questions), suite.metric, name
 
 
