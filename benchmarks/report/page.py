@@ -38,6 +38,7 @@ def render(found: Gathered, runs: Sequence[Path], title: str) -> str:
         notes=notes,
         protocol=notes.protocol(entries),
         id_of=tradeoff.entry_id,
+        most_panels=_MOST_PANELS,
         icon=lambda entry: Markup(figures.icon_svg(entry, entries)),
         short_device=lambda entry: _short(entry),
     )
@@ -98,6 +99,7 @@ def _device(
         "summary": notes.summary(own),
         "busy": notes.doubts(own),
         "front": notes.front_names(own),
+        "unlabelled": max(0, len(tradeoff.drawable(own, axes.ANSWER)) - tradeoff.MOST_LABELS) if shown else 0,
         "untimed": [e.name for e in own if axes.positive(axes.ANSWER, e.m) is None],
         "stages": [Markup(figures.stages_svg(own, rows, wide)) if shown else "" for wide in (1000.0, _NARROW)],
         "cases": notes.case_table(own),

@@ -141,4 +141,5 @@ def test_of_two_thousand_measurements_some_are_drawn(tmp_path: Path, monkeypatch
     html = report(tmp_path / "results.json", None, tmp_path).html.read_text(encoding="utf-8")
     assert all(f"m{n} xxx" in html for n in range(16))
     assert html.count('class="tradeoff"') < 12
+    assert "5 marks have no label here" in html and "Not drawn: a suite's first 1 devices are" in html
     assert max(len(entry.name) for entry in gather.gather([tmp_path / "results.json"]).entries) == gather.LONGEST_NAME
