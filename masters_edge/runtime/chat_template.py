@@ -56,7 +56,8 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         )
         self._left = MOST_WORK
         self.filters["tojson"] = _to_json
-        self.filters = {name: self._paid(name, self.filters[name]) for name in _FILTERS}
+        known: dict[str, Any] = self.filters
+        self.filters = {name: self._paid(name, known[name]) for name in _FILTERS}
         self.tests = {name: self._paid(name, test) for name, test in self.tests.items()}
         del self.globals["lipsum"]
         self.globals["raise_exception"] = _raise_exception
@@ -108,7 +109,7 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
                 rest += one.keys()
                 rest += one.values()
             elif isinstance(one, Namespace):
-                rest.append(one._Namespace__attrs)  # type: ignore[attr-defined]
+                rest.append(one._Namespace__attrs)
             if total + _ELEMENT * len(rest) > self._left:
                 self.pay(total + _ELEMENT * len(rest))
         return total
@@ -234,7 +235,7 @@ class _Paying(NodeTransformer):
         return nodes.ExprStmt(_call("pay", nodes.Const(_TURN * self._length)), lineno=node.lineno)
 
 
-def _call(name: str, *arguments: nodes.Expr) -> nodes.Call:
+def _call(name: str, *arguments: Any) -> nodes.Call:
     """A call of the environment's own method."""
     line = arguments[0].lineno
     return nodes.Call(nodes.EnvironmentAttribute(name), list(arguments), [], None, None, lineno=line)
