@@ -26,6 +26,7 @@ from masters_edge.common.errors import UserError
 from masters_edge.runtime import settings
 from masters_edge.runtime.backends import WholeAnswer, WholeQuestion
 from masters_edge.runtime.families import Seen
+from masters_edge.runtime.settings import TokenId, Word
 
 AVAILABLE_FOR = ("gguf",)
 PACKAGE = "xllamacpp"
@@ -45,9 +46,9 @@ class Handing(settings.Exactly):
     """llamacpp.json: how pictures are handed over (`Pictures` in `export/gguf_files/vision.py`)."""
 
     layout: Literal["frames", "tiled", "patches"]
-    replaces: settings.Word
+    replaces: Word
     settings: Loading
-    image_token_id: settings.TokenId
+    image_token_id: TokenId
 
 
 def read_handing(folder: Path) -> Handing:
