@@ -48,7 +48,8 @@ def refuse_programs(source: str, local_files_only: bool = False) -> None:
     from transformers.utils import cached_file
 
     found = cached_file(source, "config.json", local_files_only=local_files_only)
-    _check_config(f"{source}: config.json", _json(Path(found)))
+    if found is not None:
+        _check_config(f"{source}: config.json", _json(Path(found)))
     quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors", "gated_repo")}
     if cached_file(source, _ADAPTER, local_files_only=local_files_only, **quiet):
         raise _adapter(source)
