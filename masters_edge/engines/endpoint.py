@@ -19,11 +19,12 @@ from PIL import Image
 
 from masters_edge.common.display import say
 from masters_edge.common.errors import UserError
+from masters_edge.common.servers import Background, client, first_choice, short, text_of
 from masters_edge.data.records import Question, open_image
 from masters_edge.engines import tokens
 from masters_edge.engines.base import Closing, Request, Speaker
 from masters_edge.engines.prompts import check_prompt
-from masters_edge.engines.server import Refusals, check_model, openai, where
+from masters_edge.engines.server import Refusals, check_model, where
 from masters_edge.recipe.schema import Endpoint, Responses
 
 PROBE = "Which colour is this?"  # asked once, before the questions
@@ -45,10 +46,8 @@ class EndpointEngine(Closing):
         self.placeholders = speaker.placeholders
         self.refusals = Refusals(self.url, self.model, endpoint)
         self._api_key = os.environ.get(endpoint.api_key_env) or "none"  # the client insists on one
-        options = {"base_url": self.url, "api_key": self._api_key, "timeout": endpoint.timeout_s}
-        self._options: dict[str, Any] = options | {"max_retries": endpoint.retries}
-        check_model(self._options, self.refusals)
-        self._retokenized = not self._gives_ids()
+        with Background() as background:
+            self._retokenized = not background.run(self._gives_ids())
 
     @property
     def name(self) -> str:
@@ -65,19 +64,28 @@ class EndpointEngine(Closing):
         on_progress: Callable[[int], None] | None = None,
     ) -> list[list[list[int]]]:
         """As `AnyEngine.answer`: all or nothing."""
-        answers, prompts = asyncio.run(self._all(requests, sampling, on_progress or (lambda done: None)))
+        with Background() as background:
+            answers, prompts = background.run(self._all(requests, sampling, on_progress or (lambda done: None)))
         for request, prompt in zip(requests, prompts):
             if prompt is not None:
                 check_prompt(self.speaker, request.question, prompt, f"the server at {self.url}", _OTHER_PROMPT)
         return answers
 
-    def _gives_ids(self) -> bool:
-        """Whether the server says which tokens it drew; asks for one, so that what it refuses is known at once."""
+    def _client(self) -> Any:
+        return client(self.url, self._api_key, self.endpoint.timeout_s, self.endpoint.retries)
+
+    async def _gives_ids(self) -> bool:
+        """Whether the server, which must be there and have the model, says which tokens it drew.
+
+        It is asked for one, so that what it refuses is known at once.
+        """
         fields = self._fields()
         fields |= {"max_tokens": 1} if "max_tokens" in fields else {}
-        with self.refusals(None, fields), openai().OpenAI(**self._options) as client:
-            chat = _chat(_png(Image.new("RGB", (64, 64), "white")), PROBE)
-            found = client.chat.completions.create(model=self.model, messages=chat, extra_body=fields)
+        chat = _chat(_png(Image.new("RGB", (64, 64), "white")), PROBE)
+        async with self._client() as asking:
+            await check_model(asking, self.refusals)
+            with self.refusals(None, fields):
+                found = await asking.chat.completions.create(model=self.model, messages=chat, extra_body=fields)
         return getattr(self._choice(None, found)[0], "token_ids", None) is not None
 
     async def _all(
@@ -89,26 +97,26 @@ class EndpointEngine(Closing):
         url_of = functools.lru_cache(maxsize=2 * self.endpoint.concurrency)(_data_url)
         cuts = 0
 
-        async def one(client: Any, place: int, question: Question, fields: dict[str, Any]) -> list[int]:
+        async def one(asking: Any, place: int, question: Question, fields: dict[str, Any]) -> list[int]:
             nonlocal cuts
             async with free:
                 chat = _chat(await asyncio.to_thread(url_of, question), question.text)
                 with self.refusals(question, fields):
-                    found = await client.chat.completions.create(model=self.model, messages=chat, extra_body=fields)
+                    found = await asking.chat.completions.create(model=self.model, messages=chat, extra_body=fields)
                 ids, prompt = self._read(question, found)
             shown[place] = shown[place] or prompt
             whole = tokens.cut(ids, self.ends, self.placeholders)
             cuts += len(ids) > len(whole) and ids[len(whole)] in self.placeholders
             return whole
 
-        async def group(client: Any, place: int, request: Request) -> list[list[int]]:
+        async def group(asking: Any, place: int, request: Request) -> list[list[int]]:
             every = [self._fields(sampling or self.responses, seed) for seed in request.seeds] or [self._fields()]
-            found = await _gather([one(client, place, request.question, fields) for fields in every])
+            found = await _gather([one(asking, place, request.question, fields) for fields in every])
             on_progress(1)
             return found
 
-        async with openai().AsyncOpenAI(**self._options) as client:
-            answers = await _gather([group(client, place, request) for place, request in enumerate(requests)])
+        async with self._client() as asking:
+            answers = await _gather([group(asking, place, request) for place, request in enumerate(requests)])
         if cuts:
             say(f"{cuts} responses of {self.url} held an image placeholder and were cut there")
         return answers, shown
@@ -151,28 +159,35 @@ class EndpointEngine(Closing):
     def _read(self, question: Question, found: Any) -> tuple[list[int], list[int] | None]:
         """Token ids of one response, and those of its prompt where the server shows them."""
         choice, text = self._choice(question, found)
-        reason, ids = choice.finish_reason, getattr(choice, "token_ids", None)
+        reason = choice.finish_reason
         if reason not in ("stop", "length"):
             raise UserError(
-                f"question {question.id}: the server at {self.url} ended its answer for the reason {reason!r}, and "
-                "only `stop` and `length` make a response; look into the server's log"
+                f"question {question.id}: the server at {self.url} ended its answer for the reason {short(reason)!r}, "
+                "and only `stop` and `length` make a response; look into the server's log"
             )
         if self._retokenized:
             ids = tokens.retokenized(self.speaker.prompter.tokenizer, text)
-        elif ids is None:
+        elif (given := _ids(getattr(choice, "token_ids", None))) is None:
             raise self.refusals.foreign(question, f"no token_ids, which it gave before: {found}")
+        else:
+            ids = given
         if reason == "stop" and (not ids or ids[-1] not in self.ends):
             ids = [*ids, self.ends[0]]  # servers leave it out of the text
-        return ids, getattr(found, "prompt_token_ids", None)
+        return ids, _ids(getattr(found, "prompt_token_ids", None))
 
     def _choice(self, question: Question | None, found: Any) -> tuple[Any, str]:
         """The one choice of a completion, and its text."""
-        choice = (getattr(found, "choices", None) or [None])[0]
-        message = getattr(choice, "message", None)
-        text = getattr(message, "content", None)
-        if message is None or not isinstance(text, str | None):
-            raise self.refusals.foreign(question, found)
-        return choice, text or ""
+        try:
+            choice = first_choice(found)
+            return choice, text_of(choice)
+        except ValueError as error:
+            raise self.refusals.foreign(question, error) from None
+
+
+def _ids(found: Any) -> list[int] | None:
+    """A server's list where it can be token ids; None where it is anything else."""
+    whole = isinstance(found, list) and all(type(token) is int and 0 <= token < 2**31 for token in found)
+    return found if whole else None
 
 
 _OTHER_PROMPT = (

@@ -1,28 +1,16 @@
 """Where a server is, whether it knows the model, and what its refusals mean to whoever wrote the recipe."""
 
 import difflib
-import importlib.util
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
 
 from masters_edge.common.errors import UserError
+from masters_edge.common.servers import openai, short
 from masters_edge.data.records import Question
 from masters_edge.engines.base import Speaker
 from masters_edge.recipe.schema import Endpoint
-
-_LONGEST = 300  # characters of what a server says
-
-
-def openai() -> ModuleType:
-    """The client package, or a UserError that says how to get it."""
-    if importlib.util.find_spec("openai") is None:
-        raise UserError("an endpoint needs the openai package, which is missing: pip install 'masters-edge[endpoint]'")
-    import openai
-
-    return openai
 
 
 def where(endpoint: Endpoint, speaker: Speaker) -> tuple[str, str]:
@@ -78,26 +66,26 @@ class Refusals:
                 "whether it hangs, or raise the endpoint's timeout_s or lower its concurrency"
             ) from None
         except client.APIConnectionError as error:
-            reason = error.__cause__ or error
+            cause = error.__cause__ or error
             raise UserError(
-                f"{about}the server at {self.url} can't be reached, {tried} ({type(reason).__name__}: {reason}); start "
-                "it, or mend the endpoint's url"
+                f"{about}the server at {self.url} can't be reached, {tried} ({type(cause).__name__}: {short(cause)}); "
+                "start it, or mend the endpoint's url"
             ) from None
         except client.APIStatusError as error:
             raise UserError(f"{about}{self._status(error, fields or {}, tried)}") from None
-        except (client.APIError, json.JSONDecodeError) as error:
+        except (client.APIError, ValueError, RecursionError) as error:  # no JSON, too much, or more than Python reads
             raise self.foreign(question, error) from None
 
     def foreign(self, question: Question | None, found: Any) -> UserError:
         """For an answer that no OpenAI-compatible server would give."""
         about = f"question {question.id}: " if question else ""
         return UserError(
-            f"{about}what the server at {self.url} sent is no answer of an OpenAI-compatible server ({_short(found)}); "
+            f"{about}what the server at {self.url} sent is no answer of an OpenAI-compatible server ({short(found)}); "
             "mend the endpoint's url, /v1 included, or look into the server's log"
         )
 
     def _status(self, error: Any, fields: dict[str, Any], tried: str) -> str:
-        status, said = error.status_code, _short(_message(error))
+        status, said = error.status_code, short(_message(error))
         start = f"the server at {self.url}"
         if status in (401, 403):
             return f"{start} refuses the key ({status}: {said}); put its key into ${self.endpoint.api_key_env}"
@@ -116,10 +104,10 @@ class Refusals:
         return f"{start} failed, {tried} ({status}: {said}); look into its log"
 
 
-def check_model(options: dict[str, Any], refusals: Refusals) -> None:
-    """Raises UserError unless the server at `base_url` is there and lists the model."""
-    with refusals(), openai().OpenAI(**options) as client:
-        listed = client.get("/models", cast_to=object)  # as it comes: the client's own type takes anything
+async def check_model(client: Any, refusals: Refusals) -> None:
+    """Raises UserError unless the client's server is there and lists the model."""
+    with refusals():
+        listed = await client.get("/models", cast_to=object)  # as it comes: the client's own type takes anything
     try:
         found = [str(model["id"]) for model in listed["data"]]
     except (KeyError, TypeError):
@@ -137,8 +125,3 @@ def _message(error: Any) -> str:
         said = body.get("message") or body.get("detail") or body
         return said if isinstance(said, str) else json.dumps(said)
     return error.response.text or error.message
-
-
-def _short(found: Any) -> str:
-    text = " ".join(str(found).split())
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."

@@ -5,14 +5,15 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from masters_edge.engines.endpoint import PROBE
+from tests.http_server import QuietServer, Raw
 
 Reply = Callable[[dict[str, Any], int], Any]
-"""From a request's JSON, and how many came before it, to the answer: JSON, (status, JSON), a body's bytes, or None to
-close the connection without a word."""
+"""From a request's JSON, and how many came before it, to the answer: JSON, (status, JSON), a body's bytes, `Raw`, or
+None to close the connection without a word."""
 
 
 @dataclass
@@ -51,12 +52,15 @@ def scripted(reply: Reply, models: Any = ("tiny",), probe: Reply | None = None) 
                 heard.append(body)
                 number = len(heard) - 1
             answer = ((probe or first) if probing else reply)(body, number)
-            with contextlib.suppress(ConnectionError):  # the client didn't wait
-                self.send(answer)
+            self.send(answer)
 
         def send(self, answer: Any) -> None:
             if answer is None:
                 self.close_connection = True
+                return
+            if isinstance(answer, Raw):
+                self.close_connection = True
+                answer.write(self.wfile)
                 return
             status, content = answer if isinstance(answer, tuple) else (200, answer)
             data = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -67,8 +71,7 @@ def scripted(reply: Reply, models: Any = ("tiny",), probe: Reply | None = None) 
             self.end_headers()
             self.wfile.write(data)
 
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    listening.daemon_threads = True
+    listening = QuietServer(("127.0.0.1", 0), Handler)
     server = Scripted(f"http://127.0.0.1:{listening.server_port}/v1")
     thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()

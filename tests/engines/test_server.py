@@ -1,6 +1,7 @@
 """Servers that are wrong, broken or not there: retried where it helps, else one sentence, and nothing is returned."""
 
 import re
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from masters_edge.engines.endpoint import EndpointEngine
 from masters_edge.engines.server import where
 from masters_edge.recipe.schema import Endpoint, Responses
 from tests.engines.scripted import Scripted, completion, scripted
+from tests.http_server import DEEP, DRIP, HUGE, LONG_NUMBER, PACKED, SILENT, interrupted
 
 OK = completion(token_ids=[20, 2])
 
@@ -48,6 +50,17 @@ def test_a_failure_is_tried_again(bad: Any, student: Speaker, questions: list[Qu
         ([], "no answer of an OpenAI-compatible"),
         ({"choices": []}, "no answer of an OpenAI-compatible"),
         ({"choices": [{"message": {"content": 3}, "finish_reason": "stop"}]}, "no answer of an OpenAI-compatible"),
+        ({"choices": [{"message": {"content": "\ud800"}, "finish_reason": "stop"}]}, "surrogates not allowed"),
+        ({"choices": 3}, "no answer of an OpenAI-compatible"),
+        ({"choices": {"0": 1}}, "no answer of an OpenAI-compatible"),
+        (DEEP, "no answer of an OpenAI-compatible"),
+        (LONG_NUMBER, "no answer of an OpenAI-compatible"),
+        (HUGE, "sends more than 16 MiB for an answer"),
+        (PACKED, "sends compressed what was asked for as it is"),
+        (completion(token_ids="yes"), "no token_ids, which it gave before"),
+        (completion(token_ids=[20, -1]), "no token_ids, which it gave before"),
+        (completion(token_ids=[20, 2**40]), "no token_ids, which it gave before"),
+        (completion(finish="\x1b[2J"), "for the reason '.2J'"),
         (completion(finish="content_filter"), "content_filter"),
         (completion(), "no token_ids, which it gave before"),
     ],
@@ -71,13 +84,28 @@ def test_what_it_refuses_is_known_before_the_first_question(student: Speaker) ->
     assert [body["max_tokens"] for body in server.probed] == [1]
 
 
-def test_a_server_that_hangs(student: Speaker, questions: list[Question]) -> None:
+@pytest.mark.parametrize("answer", [SILENT, DRIP])
+def test_a_server_that_hangs(answer: Any, student: Speaker, questions: list[Question]) -> None:
     # Longer than the client's own patience by far, and no longer than a test may last.
     with (
-        scripted(lambda body, number: time.sleep(5) or OK) as server,
+        scripted(lambda body, number: answer) as server,
         pytest.raises(UserError, match="no answer within 0.5 s, and retries are 0"),
     ):
         ask(server, student, questions, timeout_s=0.5, retries=0)
+
+
+def test_ctrl_c_ends_a_server_that_hangs(student: Speaker, questions: list[Question]) -> None:
+    hangs = threading.Event()
+
+    def reply(body: dict[str, Any], number: int) -> Any:
+        hangs.set()
+        return SILENT
+
+    for settings in ({}, {"probe": reply}):  # also while it is asked whether it is there
+        hangs.clear()
+        with scripted(reply, **settings) as server, interrupted(hangs):
+            ask(server, student, questions)
+    assert not any(thread.name == "asks a server" for thread in threading.enumerate())
 
 
 def test_the_first_failure_ends_the_others(student: Speaker, questions: list[Question]) -> None:
@@ -135,3 +163,5 @@ def test_templates(student: Speaker, teacher: Callable[..., Speaker]) -> None:
         where(plain, teacher(0.1))
     with pytest.raises(UserError, match="give all of it"):
         where(Endpoint(url="box:8000/v1", model="teacher"), student)
+    with pytest.raises(UserError, match="the server's url 'http://.::1/v1' is none"):
+        EndpointEngine(Endpoint(url="http://[::1/v1", model="teacher"), Responses(), student)

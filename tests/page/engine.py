@@ -18,6 +18,7 @@ from PIL import Image
 
 from masters_edge.benchmarks.page import assets
 from masters_edge.bundle import manifest as manifests
+from tests.http_server import QuietServer
 from tests.page.driver import Browser
 
 WEB = Path(assets.__file__).parent / "web"
@@ -106,7 +107,7 @@ class Server:
         self.headers = {"Content-Security-Policy": POLICY, "Cross-Origin-Resource-Policy": "same-origin"}
         self.headers |= {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
         self.headers |= ISOLATION if isolated else {}
-        self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._http = QuietServer(("127.0.0.1", 0), self._handler())
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self._http.server_port}"
 

@@ -4,13 +4,14 @@ import hashlib
 import random
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from masters_edge.benchmarks import page
+from tests.http_server import QuietServer
 from tests.page.driver import Browser, chromium, needs_browser
 
 pytestmark = needs_browser
@@ -68,7 +69,7 @@ class Server:
             def log_message(self, *args: Any) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = QuietServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     @property

@@ -17,7 +17,8 @@ from masters_edge.common.errors import UserError
 from masters_edge.recipe.schema import Reward
 from masters_edge.rewards.accuracy import Scorer
 from masters_edge.rewards.verdicts import Item, Verdict
-from tests.rewards.judge.server import JudgeServer, judge_server
+from tests.http_server import DEEP, DRIP, HUGE, LONG_NUMBER, PACKED, SILENT, interrupted
+from tests.rewards.judge.server import JudgeServer, completion, judge_server
 
 
 def reward(server: JudgeServer | str, **judge: Any) -> Reward:
@@ -157,6 +158,68 @@ def test_slow_verdicts_time_out_and_others_go_on_meanwhile(tmp_path: Path) -> No
         verdicts = scorer.score(items)
         assert [v.score for v in verdicts] == [1.0, None, *[1.0] * 20]
         assert scorer.unscored == 1 and "imed out" in verdicts[1].why
+
+
+ODD = {
+    "a list": completion([{"type": "text", "text": "<score>1</score>"}]),
+    "a number": completion(1),
+    "an object": completion({"score": 1}),
+    "true": completion(True),
+    "half a pair": completion("\ud800 <score>1</score>"),
+    "no message": {"choices": [{"message": None}]},
+    "a message that is a text": {"choices": [{"message": "<score>1</score>"}]},
+    "choices that are a number": {"choices": 3},
+    "no object": [1],  # type: ignore[dict-item]
+    "levels": DEEP,
+    "a number of 100,000 digits": LONG_NUMBER,
+    "no JSON": b"{",
+    "no UTF-8": b'{"choices": "\xff"}',
+    "a refusal with half a pair": {"status": 400, "error": {"message": "\ud800"}},
+    "a refusal of levels": {"status": 400, "error": {"message": [[[[[[]]]]]]}},
+    "dripping": DRIP,
+    "without end": HUGE,
+    "packed": PACKED,
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_reply_of_any_shape_is_unscored(name: str, tmp_path: Path) -> None:
+    def odd(prompt: str) -> Any:
+        return ODD[name] if "odd" in prompt else strict(prompt)
+
+    items = [item("blue"), item("odd blue"), item("red")]
+    started = time.monotonic()
+    with judge_server(odd) as server, Scorer(reward(server, timeout_s=1.5), tmp_path) as scorer:
+        verdicts = scorer.score(items)
+    assert [v.score for v in verdicts] == [1.0, None, 0.0]
+    assert verdicts[1].why.isprintable() and len(verdicts[1].why) < 250
+    assert time.monotonic() - started < 6
+
+
+@pytest.mark.parametrize("name", ["a list", "levels", "half a pair"])
+def test_the_first_reply_may_be_odd(name: str, tmp_path: Path) -> None:
+    with judge_server(lambda prompt: ODD[name]) as server, Scorer(reward(server), tmp_path) as scorer:
+        scorer.check()
+        assert scorer.score([item("blue")])[0].score is None
+
+
+def test_ctrl_c_ends_a_judge_that_hangs_and_keeps_what_it_said(tmp_path: Path) -> None:
+    hangs = threading.Event()
+
+    def later(prompt: str) -> Any:
+        if "slow" not in prompt:
+            return strict(prompt)
+        hangs.set()
+        return SILENT
+
+    items = [item("blue"), *(item(f"slow {n}") for n in range(4))]
+    with judge_server(later) as server:
+        with interrupted(hangs), Scorer(reward(server, retries=3), tmp_path) as scorer:
+            scorer.score(items)
+        server.answer = lambda _: "<score>0</score>"
+        with Scorer(reward(server), tmp_path) as scorer:
+            assert [v.score for v in scorer.score(items)] == [1.0, *[0.0] * 4], "the first verdict was kept"
+    assert not any(thread.name == "asks a server" for thread in threading.enumerate())
 
 
 def test_as_many_requests_at_once_as_the_recipe_says(tmp_path: Path) -> None:

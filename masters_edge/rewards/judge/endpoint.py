@@ -5,14 +5,15 @@ server that answers nothing at all, at the start or from some moment on, is a Us
 judged is worth waiting for.
 """
 
+import asyncio
 import os
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
 from masters_edge.common.display import say
 from masters_edge.common.errors import UserError
+from masters_edge.common.servers import Background, client, first_choice, openai, short, text_of
 from masters_edge.recipe.schema import Judge
 from masters_edge.rewards.judge.replies import Reply
 
@@ -26,26 +27,20 @@ class EndpointJudge:
     """The chat completions of a server; text in, text out, temperature 0."""
 
     def __init__(self, judge: Judge) -> None:
-        import openai
-
         self.judge = judge
-        self._openai = openai
+        self._openai = openai()
         # The client asks for some key; servers that need none ignore it.
-        self._client = openai.OpenAI(
-            base_url=judge.url,
-            api_key=os.environ.get(judge.api_key_env) or "none",
-            timeout=judge.timeout_s,
-            max_retries=judge.retries,
-        )
+        key = os.environ.get(judge.api_key_env) or "none"
+        self._client = client(judge.url or "", key, judge.timeout_s, judge.retries)
+        self._background = Background()
+        self._free = asyncio.Semaphore(judge.concurrency)
         self._fields: dict[str, Any] = {"temperature": 0.0, "max_tokens": judge.max_new_tokens}
-        self._changing = threading.Lock()
         self._answered = False
         self._failed_in_a_row = 0
-        self._pool = ThreadPoolExecutor(judge.concurrency, "judge")
 
     def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
-        self._client.close()
+        """Give up what is under way."""
+        self._background.close(self._client.close)
 
     def replies(self, prompts: Sequence[str]) -> Iterator[list[tuple[int, Reply]]]:
         """(place, reply) of every prompt, in lists as they come in.
@@ -56,9 +51,9 @@ class EndpointJudge:
         waiting = list(range(len(prompts)))
         while waiting and not self._answered:  # one alone first: a server that isn't there is no reason to try them all
             place = waiting.pop(0)
-            yield [(place, self._noted(self._ask(prompts[place])))]
+            yield [(place, self._noted(self._background.run(self._ask(prompts[place]))))]
         under_way: dict[Future[tuple[Reply, bool]], int] = {
-            self._pool.submit(self._ask, prompts[place]): place for place in waiting
+            self._background.start(self._ask(prompts[place])): place for place in waiting
         }
         try:
             while under_way:
@@ -68,36 +63,43 @@ class EndpointJudge:
             for future in under_way:
                 future.cancel()
 
-    def _ask(self, prompt: str) -> tuple[Reply, bool]:
+    async def _ask(self, prompt: str) -> tuple[Reply, bool]:
         """The reply to one prompt, and whether it is the server's fault that there is none."""
-        while True:
-            fields = dict(self._fields)
-            try:
-                answer = self._client.chat.completions.create(
-                    model=self.judge.model, messages=[{"role": "user", "content": prompt}], **fields
-                )
-                return Reply(answer.choices[0].message.content or ""), False
-            except self._openai.APIStatusError as error:
-                if error.status_code == 400 and self._gave_up_a_field(str(error), fields):
-                    continue
-                return Reply(None, _short(error)), error.status_code not in _OF_THIS_PROMPT
-            except (self._openai.OpenAIError, AttributeError, IndexError, TypeError, ValueError) as error:
-                # Not reached, too slow, or no chat completion: a proxy's page, JSON of another kind.
-                return Reply(None, _short(error)), True
+        async with self._free:
+            while True:
+                fields = dict(self._fields)
+                try:
+                    choice = first_choice(
+                        await self._client.chat.completions.create(
+                            model=self.judge.model, messages=[{"role": "user", "content": prompt}], **fields
+                        )
+                    )
+                except self._openai.APIStatusError as error:
+                    if error.status_code == 400 and self._gave_up_a_field(str(error), fields):
+                        continue
+                    return Reply(None, _said(error)), error.status_code not in _OF_THIS_PROMPT
+                except RecursionError as error:  # JSON too deep to be read
+                    return Reply(None, _said(error)), False
+                except (self._openai.OpenAIError, AttributeError, TypeError, ValueError) as error:
+                    # Not reached, too slow, too much, or no chat completion: a proxy's page, JSON of another kind.
+                    return Reply(None, _said(error)), True
+                try:
+                    return Reply(text_of(choice)), False
+                except ValueError as error:  # a list, a number, half of a surrogate pair
+                    return Reply(None, _said(error)), False
 
     def _gave_up_a_field(self, complaint: str, fields: dict[str, Any]) -> bool:
         """Leave out, or rename, a field that the server says it doesn't take."""
-        with self._changing:
-            if fields != self._fields:
-                return True  # another thread did
-            for name, instead in _OPTIONAL.items():
-                if name in fields and name in complaint:
-                    value = self._fields.pop(name)
-                    if instead is not None:
-                        self._fields[instead] = value
-                    note = f", {instead} is sent" if instead else ""
-                    say(f"judge {self.judge.model}: the server takes no {name}{note}")
-                    return True
+        if fields != self._fields:
+            return True  # another request did
+        for name, instead in _OPTIONAL.items():
+            if name in fields and name in complaint:
+                value = self._fields.pop(name)
+                if instead is not None:
+                    self._fields[instead] = value
+                note = f", {instead} is sent" if instead else ""
+                say(f"judge {self.judge.model}: the server takes no {name}{note}")
+                return True
         return False
 
     def _noted(self, result: tuple[Reply, bool]) -> Reply:
@@ -121,5 +123,6 @@ class EndpointJudge:
         return reply
 
 
-def _short(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+def _said(error: BaseException) -> str:
+    cause = f" ({error.__cause__})" if error.__cause__ else ""
+    return short(f"{type(error).__name__}: {error}{cause}", 200)

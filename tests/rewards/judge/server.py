@@ -4,17 +4,19 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-Answer = str | int | dict[str, Any] | Callable[[], Any]
-"""What the judge says; a number: that HTTP status; a dictionary: that JSON; a function: called, its result answered."""
+from tests.http_server import QuietServer, Raw
+
+Answer = str | int | dict[str, Any] | bytes | Raw | Callable[[], Any]
+"""What the judge says; a number: that HTTP status; a dictionary: that JSON; bytes: that body; a function: called, its
+result answered."""
 
 
-class JudgeServer(ThreadingHTTPServer):
+class JudgeServer(QuietServer):
     """`asked`: the prompts received, in order. `most_at_once`: how many requests were under way together."""
 
-    daemon_threads = True
     request_queue_size = 64
 
     def __init__(self, answer: Callable[[str], Answer]) -> None:
@@ -47,21 +49,16 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             with server.lock:
                 server.at_once -= 1
+        if isinstance(answer, Raw):
+            return answer.write(self.wfile)
         status, reply = 200, answer
         if isinstance(answer, int):
             status, reply = answer, {"error": {"message": f"status {answer}"}}
         elif isinstance(answer, dict) and "status" in answer:
             status = answer["status"]
         elif isinstance(answer, str):
-            message = {"role": "assistant", "content": answer}
-            reply = {
-                "id": "1",
-                "object": "chat.completion",
-                "created": 0,
-                "model": body["model"],
-                "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-            }
-        data = json.dumps(reply).encode()
+            reply = completion(answer)
+        data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
@@ -69,6 +66,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, *args: Any) -> None: ...
+
+
+def completion(content: Any) -> dict[str, Any]:
+    """A chat completion that says `content`."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
+    return {"id": "1", "object": "chat.completion", "created": 0, "model": "j", "choices": [choice]}
 
 
 @contextmanager
