@@ -558,9 +558,12 @@ def validate(recipe: RecipeFile, overrides: Overrides = None) -> None:
     checked = recipes.load(recipe, overrides or [])
     for name in (checked.student, *checked.teachers):
         recipes.checkpoint(name, recipe)
-    for source in (checked.data.train, checked.data.test):
+    for key, source in (("data.train", checked.data.train), ("data.test", checked.data.test)):
         if source is not None:
-            sources.check(source.source, recipe.parent)
+            try:
+                sources.check(source.source, recipe.parent)
+            except UserError as error:
+                raise UserError(f"{recipe}: {key}: {error}") from None
     say(f"{recipe} is valid")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from masters_edge import cli
+from masters_edge.common.errors import UserError
 
 
 def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
@@ -158,3 +159,15 @@ def test_the_options_that_a_browsers_link_speaks_of_are_there(command: str) -> N
     named = set(re.findall("--[a-z-]+", said))
     found = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
     assert named == {"--lan"} and named <= {option for parameter in found.params for option in parameter.opts}
+
+
+def test_validate_looks_whether_the_questions_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "student: a/s\nteachers: [a/t]\ndata: {train: {source: easy-vqa}, test: {source: ./nope.jsonl}}\n"
+    )
+    with pytest.raises(UserError, match=r"r.yaml: data.test: there is no data set .*nope.jsonl; mend `source`"):
+        cli.validate(recipe, [])
+    (tmp_path / "nope.jsonl").touch()
+    cli.validate(recipe, [])
+    assert "is valid" in capsys.readouterr().out
