@@ -63,7 +63,10 @@ def export_student(
     plan = scheme if isinstance(scheme, QuantizationPlan) else by_part.plan(scheme)
     read_config(student)
     if not samples:
-        raise UserError("the export needs at least one sample (image, question) to prove parity with; none was given")
+        raise UserError(
+            "the export needs samples, (image, question) pairs, to prove parity with, and none was given; give one or "
+            "more"
+        )
     manifests.refuse_foreign(out)
     fingerprint = manifests.fingerprint(student)
     origin = origin or of(student, None)
@@ -80,7 +83,7 @@ def export_student(
     loaded = load(student)
     refusal = getattr(module, "unsupported", lambda _: None)(loaded)
     if refusal:
-        raise UserError(f"{refusal}; nothing was written")
+        raise UserError(f"{refusal}; export to another target, such as onnx (nothing was written)")
 
     say("quantizing", 0.05)
     weights = quantize(loaded, plan, method, samples)

@@ -42,19 +42,29 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def load(folder: Path) -> LoadedStudent:
-    """Load model and processor; raises UserError where weights, tokenizer or chat template are missing."""
+    """Load model and processor; raises UserError where weights, tokenizer or a usable chat template are missing.
+
+    Of several chat templates the one that prompts are written with stays.
+    """
     config = read_config(folder)
     checks.refuse_programs(str(folder), local_files_only=True)
     hush()
     import torch
     from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 
-    from masters_edge.families import video_slot
+    from masters_edge.families import templates, video_slot
 
     hush()  # torch's import gives its loggers levels of its own
     hush_transformers()
     video_slot.fill()
     try:
+        processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        # With torchvision installed transformers would resize otherwise than the runtime does on the device.
+        processor.image_processor = AutoImageProcessor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, backend="pil"
+        )
+        templates.settle(processor, str(folder))
+        processor.chat_template = processor.tokenizer.chat_template = templates.text_of(processor)
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             folder,
             dtype=torch.float32,
@@ -64,18 +74,16 @@ def load(folder: Path) -> LoadedStudent:
             trust_remote_code=False,
         )
         model, found = loaded
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        # With torchvision installed transformers would resize otherwise than the runtime does on the device.
-        processor.image_processor = AutoImageProcessor.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, backend="pil"
-        )
+    except UserError:
+        raise
     except Exception as error:  # a stranger's files make transformers raise whatever Python has
         raise UserError(
             f"the student in {folder} can't be loaded ({checks.said(error)}); save model and processor again"
         ) from error
     missing = sorted(found["missing_keys"])
     if missing:
-        raise UserError(f"the student in {folder} lacks weights its config.json asks for ({missing[0]}); save it again")
-    if not getattr(processor, "chat_template", None):
-        raise UserError(f"the student in {folder} has no chat template; save its processor with one")
+        raise UserError(
+            f"the student in {folder} lacks weights its config.json asks for ({missing[0]}); "
+            "take config.json and weights from one checkpoint"
+        )
     return LoadedStudent(folder, model.eval().requires_grad_(False), processor, config)

@@ -147,7 +147,7 @@ def export(
             "smallest); repeat for several. Default: the recipe's."
         ),
     ] = None,
-    vision: Annotated[str | None, _part("vision", "the vision tower")] = None,
+    vision: Annotated[str | None, _part("vision", "the vision encoder")] = None,
     connector: Annotated[str | None, _part("connector", "the layers between vision and language model")] = None,
     embeddings: Annotated[str | None, _part("embeddings", "the token embedding")] = None,
     decoder: Annotated[str | None, _part("decoder", "the language model's layers")] = None,

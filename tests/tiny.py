@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tokenizers import normalizers
 
 from masters_edge.common.quiet import hush
 from masters_edge.families import processors
@@ -195,7 +196,9 @@ def _qwen_tokenizer(**extra):
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
     special += [token for token in ("<|image_pad|>", "<|video_pad|>") if token not in extra.values()]
     special += extra.values()
-    return _trained(special, eos_token="<|im_end|>", extra_special_tokens=extra)
+    tokenizer = _trained(special, eos_token="<|im_end|>", extra_special_tokens=extra)
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()  # as the published ones
+    return tokenizer
 
 
 def _tokenizer(**extra):

@@ -67,8 +67,7 @@ class BundleAnswerer:
 
         self.folder = Path(path)
         self.student = Student.load(self.folder, backend=backend, threads=threads)
-        # A bundle of static graphs may hold less than the student could.
-        self.context = min(self.student.context, getattr(self.student.backend, "context", self.student.context))
+        self.context = self.student.context
 
     @property
     def facts(self) -> Facts:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from masters_edge.benchmarks import machine
 from masters_edge.benchmarks.peers import Facts
+from masters_edge.families import templates
 
 COLD_STARTS = 1  # importing torch and transformers takes many seconds
 CHOOSES = False
@@ -139,8 +140,7 @@ class PyTorchAnswerer:
         return self.processor(text=prompts, images=[[image] for image in images], padding=True, return_tensors="pt")
 
     def _prompt(self, question: str) -> str:
-        content = [{"type": "image"}, {"type": "text", "text": question}]
-        return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        return self.processor.apply_chat_template(templates.chat(question), add_generation_prompt=True)
 
     def _generate(self, inputs: Any, **options: Any) -> Any:
         """New token ids, `[questions, new_tokens]`."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from masters_edge.export.student import LoadedStudent
+from masters_edge.families import templates
 
 
 class Reference:
@@ -74,8 +75,7 @@ class Reference:
 
 
 def _prompt(processor: Any, image: Any, question: str) -> Any:
-    content = [{"type": "image"}, {"type": "text", "text": question}]
-    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    text = processor.apply_chat_template(templates.chat(question), add_generation_prompt=True)
     bos = processor.tokenizer.bos_token
     special = not (bos is not None and text.startswith(bos))
     return processor(text=text, images=[image], return_tensors="pt", add_special_tokens=special)

@@ -5,6 +5,7 @@ from comparing `tokenizer.json` with those ways; the target compares llama.cpp's
 """
 
 import json
+import unicodedata
 from typing import Any
 
 from gguf import TokenType
@@ -28,12 +29,15 @@ ENDS = {
     "<|endoftext|>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>",
     "<eos>", "<turn|>", "<|tool_response|>",
 }  # fmt: skip
-# What a wrong way to cut words would stumble over.
+# What a wrong way to cut words would stumble over, and what a normaliser changes: letters taken apart, signs that stand
+# for others.
 PROBES = [
     "Is there a circle? Yes, there's one; it isn't 1234567 px wide.",
     "  two  spaces,\n\na line break\n and a tab\t.",
     "naïve café — 東京 привет 🙂",
     "IT'S 3.14159, don't you THINK?",
+    unicodedata.normalize("NFD", "naïve café, tiếng Việt, 한글"),
+    "\N{ANGSTROM SIGN}, \N{OHM SIGN}, \N{CJK COMPATIBILITY IDEOGRAPH-F90A}",
 ]
 
 
@@ -42,9 +46,9 @@ def keys(student: LoadedStudent) -> dict[str, Any]:
     tokenizer = student.processor.tokenizer
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     rows = student.model.get_input_embeddings().weight.shape[0]
-    tokens, types = _tokens(state, rows)
+    tokens, types = _tokens(state, rows)  # ids without a row can be in no prompt and in no answer
     stops = _stops(student)
-    for index in not_ends(student):
+    for index in _not_ends(student, rows):
         tokens[index] = f"<not an end: {tokens[index]}>"
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in state["model"]["merges"]]
     found: dict[str, Any] = {
@@ -59,22 +63,21 @@ def keys(student: LoadedStudent) -> dict[str, Any]:
     }
     named = {"bos": tokenizer.bos_token_id, "padding": tokenizer.pad_token_id}
     named |= dict(zip(("eos", "eot"), stops))
-    found |= {f"{name}_token_id": int(token) for name, token in named.items() if token is not None}
+    found |= {f"{name}_token_id": int(token) for name, token in named.items() if token is not None and token < rows}
     return {f"tokenizer.ggml.{key}": value for key, value in found.items()} | {
         "tokenizer.chat_template": student.processor.chat_template
     }
 
 
-def not_ends(student: LoadedStudent) -> list[int]:
-    """Tokens that llama.cpp would take for an answer's end though the student doesn't, and that no prompt contains.
+def _not_ends(student: LoadedStudent, rows: int) -> list[int]:
+    """Tokens that llama.cpp would take for an answer's end though the student doesn't, and that no template contains.
 
     They get another name in the file, so that an answer goes on behind them as PyTorch's does.
     """
     vocabulary = student.processor.tokenizer.get_vocab()
     stops, template = set(_stops(student)), student.processor.chat_template
-    return [
-        vocabulary[text] for text in ENDS & set(vocabulary) if vocabulary[text] not in stops and text not in template
-    ]
+    found = {vocabulary[text] for text in ENDS & set(vocabulary) if text not in template}
+    return [index for index in found - stops if index < rows]
 
 
 def _stops(student: LoadedStudent) -> list[int]:
@@ -89,22 +92,23 @@ def _tokens(state: dict[str, Any], rows: int) -> tuple[list[str], list[int]]:
     for added in state["added_tokens"]:
         texts[added["id"]] = added["content"]
         kinds[added["id"]] = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
-    if max(texts) >= rows:
-        raise UserError(f"the tokenizer has ids up to {max(texts)}, the student {rows} embeddings; save both again")
     tokens = [texts.get(index, f"[PAD{index}]") for index in range(rows)]
     return tokens, [int(kinds.get(index, TokenType.UNUSED)) for index in range(rows)]
 
 
 def _way(state: dict[str, Any], student: LoadedStudent) -> str:
     if state["model"].get("type") != "BPE" or state["model"].get("byte_fallback"):
-        raise UserError(f"the tokenizer of {student.folder} is no byte-level BPE, the only kind written to GGUF here")
+        raise UserError(
+            f"the tokenizer of {student.folder} is no byte-level BPE, the only kind written to GGUF here; export to "
+            "another target, such as onnx"
+        )
     steps = _steps(state["pre_tokenizer"])
     for name, way in WAYS.items():
         if steps == way:
             return name
     raise UserError(
         f"the tokenizer of {student.folder} cuts words in a way that llama.cpp has no name for here ({steps}); "
-        f"expected that of one of: {', '.join(WAYS)}"
+        f"expected that of one of: {', '.join(WAYS)}; export to another target, such as onnx"
     )
 
 

@@ -47,7 +47,7 @@ def unsupported(student: LoadedStudent) -> str | None:
     if model_type.startswith("qwen") and (config.spatial_merge_size, config.temporal_patch_size) != (2, 2):
         return "llama.cpp joins 2 x 2 patches of 2 frames, this student others"
     if model_type == "internvl" and config.use_qk_norm:
-        return "queries and keys normalised in the vision tower are not written to GGUF here"
+        return "queries and keys normalised in the vision encoder are not written to GGUF here"
     return None
 
 

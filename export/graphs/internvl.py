@@ -63,7 +63,7 @@ def _vision_part(student: LoadedStudent) -> Part:
     if config.vision_feature_layer != -1:
         raise UserError(
             f"{student.folder / 'config.json'} asks for vision_feature_layer {config.vision_feature_layer}; "
-            "an InternVL can be exported with -1 only"
+            "an InternVL can be exported with -1 only: train one that has it"
         )
     height, width = config.vision_config.image_size
     return Part(

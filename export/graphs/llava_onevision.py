@@ -1,4 +1,4 @@
-"""LLaVA-OneVision: SigLIP tower with projector and anyres packing, Qwen2 text.
+"""LLaVA-OneVision: SigLIP encoder with projector and anyres packing, Qwen2 text.
 
 The packing follows the geometry that the runtime prepares (`runtime/families/llava_onevision.py`), so the program holds
 everything that has weights, the newline among it, and no arithmetic on picture sizes.

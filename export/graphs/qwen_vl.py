@@ -1,4 +1,4 @@
-"""Qwen2.5-VL and Qwen3-VL: vision tower with merger for pictures of any size, token embedding, decoder with M-RoPE.
+"""Qwen2.5-VL and Qwen3-VL: vision encoder with merger for pictures of any size, token embedding, decoder with M-RoPE.
 
 Names, shapes and dimension names are those that transformers.js and onnxruntime-genai expect (CONTRACTS). Everything
 that depends on the grid (positions, frames, windows) is computed in the graph from `image_grid_thw` with whole numbers.

@@ -74,20 +74,20 @@ def _write(lowering: Lowering, exact: bool) -> None:
 
 
 def _check_tokenizer(lowering: Lowering, graphs: dict[str, str]) -> None:
-    """Raise UserError unless llama.cpp makes the tokenizer's own ids of a few hard texts and of every special token."""
+    """Raise UserError unless llama.cpp makes the tokenizer's own ids of a few hard texts and of every added token."""
     from masters_edge.runtime.backends.llamacpp import open_backend
 
     ours = lowering.student.processor.tokenizer
     backend = open_backend(lowering.folder, graphs, 1, True)
-    unnamed = set(tokenizer.not_ends(lowering.student))
-    special = "".join(text for text, token in ours.get_added_vocab().items() if token not in unnamed)
+    rows = lowering.student.model.get_input_embeddings().weight.shape[0]
+    added = "".join(text for text, token in ours.get_added_vocab().items() if token < rows)
     try:
-        for probe in [*tokenizer.PROBES, special]:
-            expected = ours(probe, add_special_tokens=False).input_ids
-            if backend.tokenize(probe) != expected:
+        for probe in [*tokenizer.PROBES, added]:
+            words = backend.misread(ours(probe, add_special_tokens=False).input_ids, ours.backend_tokenizer)
+            if words is not None:
                 raise UserError(
-                    f"llama.cpp's tokenizer makes other ids than the student's of {probe!r}; its way to cut words is "
-                    "not written to GGUF here, and no bundle was written"
+                    f"llama.cpp cuts {words!r} into other tokens than the student's tokenizer, whose way to cut words "
+                    "is not written to GGUF here; export to another target, such as onnx (no bundle was written)"
                 )
     finally:
         backend.close()

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from masters_edge.common.errors import UserError
 from masters_edge.common.quiet import hush, hush_transformers
-from masters_edge.families import checks
+from masters_edge.families import checks, templates
 
 
 def load_model(source: str, *, dtype: Any = None) -> Any:
@@ -42,7 +42,7 @@ def bare_model(source: str) -> Any:
 
 
 def load_processor(source: str) -> Any:
-    """The checkpoint's processor; works without torchvision (videos are then refused).
+    """The checkpoint's processor, its chat template tried; works without torchvision (videos are then refused).
 
     Pictures take the same way with torchvision and without, Pillow's, which the runtimes on devices compute:
     torchvision's resizing gives other pixels, by up to 0.3 of what they are normalised to.
@@ -62,6 +62,7 @@ def load_processor(source: str) -> Any:
         )
     if not type(processor.image_processor).__name__.endswith("Pil"):
         processor.image_processor = load_pretrained(AutoImageProcessor, source, backend="pil")
+    templates.settle(processor, source)
     return processor
 
 
@@ -115,11 +116,10 @@ def load_pretrained(auto_class: Any, source: str, **options: Any) -> Any:
 def tokenizer_signature(processor: Any) -> dict[str, str]:
     """What must be equal between teacher and student: a digest each of vocabulary and special tokens, and template."""
     tokenizer = processor.tokenizer
-    template = getattr(processor, "chat_template", None) or tokenizer.chat_template or ""
     parts = {
         "vocabulary": sorted(tokenizer.get_vocab().items()),
         "end of sequence": tokenizer.eos_token,
-        "chat template": template,
+        "chat template": templates.text_of(processor),
     }
     return {name: hashlib.sha256(json.dumps(part).encode()).hexdigest() for name, part in parts.items()}
 

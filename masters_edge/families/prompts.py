@@ -13,7 +13,7 @@ from masters_edge.common import memo
 from masters_edge.common.errors import UserError
 from masters_edge.data.images import first_by_image
 from masters_edge.data.records import Question, image_size, open_image
-from masters_edge.families import checks
+from masters_edge.families import checks, templates
 from masters_edge.families.base import Family, family_of
 from masters_edge.families.loading import load_config, load_processor
 
@@ -72,8 +72,7 @@ class Prompter:
 
     def text(self, question: Question) -> str:
         """The prompt as text, up to where the answer starts."""
-        content = [{"type": "image"}, {"type": "text", "text": question.text}]
-        return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        return self.processor.apply_chat_template(templates.chat(question.text), add_generation_prompt=True)
 
     def response_ids(self, question: Question, answer: str) -> list[int]:
         """Token ids of an answer as the chat template writes it, end token included."""
@@ -85,14 +84,11 @@ class Prompter:
         return list(self._answers[key])
 
     def _written(self, question: Question, answer: str) -> list[int]:
-        content = [{"type": "image"}, {"type": "text", "text": question.text}]
-        chat = [
-            {"role": "user", "content": content},
-            {"role": "assistant", "content": [{"type": "text", "text": answer}]},
-        ]
-        whole, prompt = self.processor.apply_chat_template(chat), self.text(question)
+        whole = self.processor.apply_chat_template(templates.chat(question.text, answer))
+        prompt = self.text(question)
         written = whole[len(prompt) :] if whole.startswith(prompt) else answer
         ids = self.tokenizer(written, add_special_tokens=False)["input_ids"]
+        self._refuse_unknown(question, "answer", ids)
         end = self.tokenizer.eos_token_id
         return [*ids[: ids.index(end)], end] if end in ids else [*ids, end]
 
@@ -109,13 +105,14 @@ class Prompter:
                 f"{image.height} pixels: {error}; crop it, or leave the question out"
             ) from None
         ids = built["input_ids"][0].tolist()
+        self._refuse_unknown(question, "text", ids)
         inputs = {name: value for name, value in built.items() if name not in _OF_TEXT}
         found, needed = ids.count(self.config.image_token_id), self.family.image_tokens(self.config, inputs)
         if found != needed:
             raise UserError(
                 f"question {question.id}: the processor of {self.name} writes {found} image placeholders into the "
                 f"prompt, and its model makes {needed} features of the image, so they don't fit together; take the "
-                "checkpoint's own processor files, or save both again from one checkpoint"
+                "processor files that came with its weights"
             )
         context = context_of(self.config)
         if context is not None and len(ids) >= context:
@@ -155,6 +152,17 @@ class Prompter:
                     f"question {question.id} has {token} in its text, which stands for an image in this family's "
                     "prompts; take it out of the question, the image is put in front by itself"
                 )
+
+    def _refuse_unknown(self, question: Question, where: str, ids: list[int]) -> None:
+        """A tokenizer may have more ids than its model has embeddings."""
+        rows = self.config.get_text_config().vocab_size
+        unknown = next((token for token in ids if token >= rows), None)
+        if unknown is not None:
+            raise UserError(
+                f"question {question.id} has {self.tokenizer.convert_ids_to_tokens(unknown)} in its {where}, token "
+                f"{unknown}, and {self.name} has embeddings for {rows} tokens only; take it out, or leave the "
+                "question out"
+            )
 
     @property
     def name(self) -> str:

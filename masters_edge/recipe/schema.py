@@ -355,9 +355,9 @@ class Mixed(Section):
     scheme: str
     """Scheme or preset for all parts that have none of their own here."""
     vision: str | None = None
-    """Scheme of the vision tower's linear layers."""
+    """Scheme of the vision encoder's linear layers."""
     connector: str | None = None
-    """Scheme of the layers between vision tower and language model."""
+    """Scheme of the layers between vision encoder and language model."""
     embeddings: str | None = None
     """Scheme of the token embedding; a plain int4 or int8 leaves it float32."""
     decoder: str | None = None

@@ -14,6 +14,7 @@ from typing import Any
 
 from masters_edge.common.files import write_json
 from masters_edge.data.records import Question
+from masters_edge.families import templates
 from masters_edge.families.prompts import Prompter
 from masters_edge.recipe import Recipe
 from masters_edge.recipe.schedule import Stage
@@ -44,7 +45,7 @@ def sampling(recipe: Recipe) -> str:
 
 def template(prompter: Prompter) -> str:
     """Digest of the chat template that prompts are written with."""
-    return hashlib.sha256((prompter.processor.chat_template or "").encode()).hexdigest()[:16]
+    return hashlib.sha256(templates.text_of(prompter.processor).encode()).hexdigest()[:16]
 
 
 def of_drawn(

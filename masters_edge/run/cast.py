@@ -36,7 +36,7 @@ def cast_of(recipe: Recipe, recipe_path: Path) -> Cast:
     teachers = [checkpoint(name, recipe_path) for name in recipe.teachers]
     questions = read_questions(recipe, recipe_path)
     if not questions.train:
-        raise UserError(f"{recipe_path}: data.train has no question left after holding out {recipe.data.held_out}")
+        raise UserError(f"{recipe_path}: data.train has no question; give it a source that has some")
     _check_labels(questions, recipe)
     fingerprints = {
         "student": families.fingerprint(student),

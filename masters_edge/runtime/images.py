@@ -25,7 +25,9 @@ def open_image(source: Image.Image | Path | str) -> Image.Image:
             return upright(image)
     except FileNotFoundError:
         raise UserError(f"there is no image file {source}; check the path") from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise UserError(f"the image {source} has too many pixels ({error}); make it smaller") from None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise UserError(f"the image {source} can't be read ({error}); give a whole PNG or JPEG") from None
 
 

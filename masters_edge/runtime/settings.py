@@ -64,9 +64,10 @@ class Square(Read):
 
 
 class Text(Read):
-    """The decoder: how many tokens it reads."""
+    """The decoder: how many tokens it reads, and how many it has embeddings for."""
 
     max_position_embeddings: Count
+    vocab_size: Count
 
 
 class Config(Read):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from PIL import Image
@@ -107,13 +107,16 @@ class Student:
         config = settings.read(folder, "config.json", settings.Config)
         generation = settings.read(folder, "generation_config.json", settings.Generation)
         self.family = open_family(config.masters_edge_model_type or config.model_type, folder)
-        self.context = config.text_config.max_position_embeddings
+        self.embeddings = config.text_config.vocab_size
         self.max_new_tokens = generation.max_new_tokens or MAX_NEW_TOKENS
         stop = generation.eos_token_id
         self.stop_ids = frozenset(stop if isinstance(stop, list) else [] if stop is None else [stop])
         if isinstance(backend, str):
             backend = open_backend(backend, target, folder, graphs, self.threads, exact)
         self.backend: Any = backend  # a Backend, or a WholeBackend
+        # Tokens of prompt and answer; a bundle of static graphs may hold fewer than the student could.
+        reads = config.text_config.max_position_embeddings
+        self.context = min(reads, getattr(backend, "context", reads))
         self._text_ms_of: dict[int, float] = {}
         self._cached: tuple[Picture | None, list[int]] = (None, [])  # what the KV cache was filled from
 
@@ -163,10 +166,7 @@ class Student:
         limit = self.max_new_tokens if max_new_tokens is None else max_new_tokens
         room = self.context - len(asked.input_ids)
         if room < 1:
-            raise UserError(
-                f"the prompt has {len(asked.input_ids)} tokens, the student reads {self.context}; "
-                "ask a shorter question"
-            )
+            self._refuse_length(asked)
         if limit < 1:
             raise UserError(f"max_new_tokens is {limit}; it must be 1 or more")
         if exactly is not None and not 1 <= exactly <= room:
@@ -192,13 +192,30 @@ class Student:
         )
 
     def ask(self, image: Image.Image | Path | str | Picture, question: str) -> WholeQuestion:
-        """The picture preprocessed and the prompt tokenized."""
+        """The picture preprocessed and the prompt tokenized; raises UserError for a token that has no embedding."""
         opened = image if isinstance(image, Picture) else images.open_image(image)
         with _fitting(self.folder):
             seen = opened.seen if isinstance(opened, Picture) else self.family.look(opened)
             placeholder, image_text = self.family.placeholder, self.family.image_text(seen)
             ids = self.prompt.ids(question, placeholder, image_text)
-            return WholeQuestion(seen, self.prompt.text(question), placeholder, image_text, ids)
+        unknown = next((token for token in ids if token >= self.embeddings), None)
+        if unknown is not None:
+            raise UserError(
+                f"the question contains {self.prompt.tokenizer.id_to_token(unknown)}, token {unknown}, and the student "
+                f"has embeddings for {self.embeddings} tokens only; leave it out"
+            )
+        return WholeQuestion(seen, placeholder, image_text, ids, self.prompt.tokenizer)
+
+    def _refuse_length(self, asked: WholeQuestion) -> NoReturn:
+        """Say of a prompt that leaves no room for an answer what can be made shorter."""
+        tokens = len(asked.input_ids)
+        if len(self.prompt.ids("", asked.placeholder, asked.image_text)) < self.context:
+            raise UserError(f"the prompt has {tokens} tokens, the student reads {self.context}; ask a shorter question")
+        of_image = asked.input_ids.count(self.family.image_token_id)
+        raise UserError(
+            f"the prompt has {tokens} tokens, {of_image} of them the image's, and the student reads {self.context}; "
+            "give a smaller or a narrower image"
+        )
 
     @property
     def _whole_backend(self) -> bool:

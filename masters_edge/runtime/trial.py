@@ -30,11 +30,9 @@ def measure(
     """In this process: load, warm up, answer for a moment; the median whole answer in milliseconds."""
     student = Student(Path(folder), graphs, target, backend, threads, exact)
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28, 3), np.uint8))
-    # A bundle of static graphs may hold less than the student could.
-    context = min(student.context, getattr(student.backend, "context", student.context))
     for side in SIDES:
         picture = noise.resize((side, side), Image.Resampling.BICUBIC)
-        room = context - len(student.ask(picture, QUESTION).input_ids)
+        room = student.context - len(student.ask(picture, QUESTION).input_ids)
         if room >= TOKENS:
             break
     count = max(1, min(TOKENS, room))

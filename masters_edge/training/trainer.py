@@ -67,7 +67,7 @@ class PhaseTrainer(Trainer):
             self.teachers.prepare_with(None)
 
     def _freeze_unread(self) -> None:
-        """Freeze weights that no forward pass reads, such as the last norm of LLaVA-OneVision's vision tower.
+        """Freeze weights that no forward pass reads, such as the last norm of LLaVA-OneVision's vision encoder.
 
         They never learn, but DDP would wait for their gradients.
         """

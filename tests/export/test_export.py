@@ -78,7 +78,7 @@ def test_progress_goes_from_0_to_1() -> None:
         ({"scheme": "int44"}, "did you mean 'int4'"),
         ({"scheme": "record"}, "no quantization scheme"),
         ({"method": "nearest"}, "no quantization method"),
-        ({"samples": []}, "at least one sample"),
+        ({"samples": []}, "give one or more"),
         ({"student": Path("none")}, "no student folder"),
     ],
 )
@@ -96,9 +96,11 @@ def test_students_that_can_not_be_exported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'llava' can't be exported yet; these can: idefics3, .*smolvlm"):
         export(tmp_path / "out", student)
     (student / "config.json").write_text(json.dumps(config))
+    template = (student / "chat_template.jinja").read_text()
     (student / "chat_template.jinja").unlink()
     with pytest.raises(UserError, match="no chat template"):
         export(tmp_path / "out", student)
+    (student / "chat_template.jinja").write_text(template)
     weights = load_file(student / "model.safetensors")
     save_file(
         {k: v for k, v in weights.items() if "layers.1" not in k}, student / "model.safetensors", {"format": "pt"}

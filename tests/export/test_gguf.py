@@ -23,12 +23,14 @@ from masters_edge.export.quantize.record import QuantizedTensor
 from masters_edge.export.student import load
 from masters_edge.export.targets import Lowering
 from masters_edge.export.targets import gguf as target
+from masters_edge.runtime.prompt import Prompt
 from tests import tiny, wide
+from tests.advice import follows
 from tests.export import gguf_bundles as made_of
 
 FAMILIES = ["smolvlm", "idefics3", "qwen2_5_vl", "qwen3_vl", "internvl3", "internvl3_5"]
 # Of log-probabilities, in nats, on pictures handed over as the student sees them. llama.cpp looks GELU up in a float16
-# table (SmolVLM's tower: 5e-3), and has the tanh kind only where the Qwens' mergers and InternVL have the exact one.
+# table (SmolVLM's encoder: 5e-3), and has the tanh kind only where the Qwens' mergers and InternVL have the exact one.
 LARGEST_ERROR = {"smolvlm": 1.5e-2, "idefics3": 1.5e-2}
 OTHERS = 8e-2
 
@@ -160,11 +162,19 @@ def test_who_cuts_the_pictures() -> None:
     assert projector("smolvlm_whole") == projector("smolvlm") == "d1omni_v"  # no token for two line breaks
 
 
+@follows(
+    "gguf.py: llama.cpp cuts {} into other tokens than the student's tokenizer, whose way to cut words is not written"
+)
 def test_a_wrong_way_to_cut_words_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of = made_of.made("smolvlm_tiled", "fp32")  # its two line breaks are one token, or two, as words are cut
     monkeypatch.setattr(tokenizer, "_way", lambda state, student: "llama-bpe")
-    with pytest.raises(UserError, match="makes other ids than the student's"):
+    with pytest.raises(UserError, match="llama.cpp cuts 'spaces,.* into other tokens"):
         target.write(Lowering(of.student, of.lowering.weights, [], tmp_path))
+    # Another target has the tokenizer itself.
+    assert (
+        Prompt(of.exact).tokenizer.encode("spaces,\n\na").ids
+        == of.student.processor.tokenizer("spaces,\n\na").input_ids
+    )
 
 
 def test_a_tokenizer_that_llama_cpp_has_no_name_for() -> None:

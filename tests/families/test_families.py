@@ -142,7 +142,7 @@ def test_grouped_forward_is_the_plain_one(
     found, expected = _gradients(model, (grouped * weights).sum()), _gradients(model, (plain * weights).sum())
     assert found.keys() == expected.keys()
     assert any("vis" in name for name in found)
-    # LLaVA-OneVision takes its features before the vision tower's last norm: PhaseTrainer freezes that one under DDP.
+    # LLaVA-OneVision takes its features before the vision encoder's last norm: PhaseTrainer freezes that one under DDP.
     assert (len(found) == len(list(model.parameters()))) == (model.config.model_type != "llava_onevision")
     steepest = max(gradient.abs().max().item() for gradient in expected.values())
     for name, gradient in found.items():

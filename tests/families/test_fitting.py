@@ -12,6 +12,7 @@ from masters_edge.families.base import family_of
 from masters_edge.families.fitting import check_lengths, check_texts
 from masters_edge.families.prompts import Prompter, check_image_tokens, context_of
 from tests import tiny
+from tests.advice import follows
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,10 @@ def checked(prompter: Prompter, questions: list[Question], response: int, with_l
     check_lengths([prompter], questions, check_image_tokens([prompter], questions), response, with_labels)
 
 
+@follows(
+    "fitting.py: question {}: its prompt of {} tokens and a response of up to {} are more than the {} positions of {}",
+    "prompts.py: question {}: its prompt of {} tokens leaves no room for a response within the {} positions of {}; ask",
+)
 def test_a_prompt_beyond_the_context_is_named_before_the_run(prompter: Prompter, tmp_path: Path) -> None:
     context = context_of(prompter.config)
     assert context == 512
@@ -70,6 +75,7 @@ def test_labels_count_where_they_are_trained_on(prompter: Prompter, tmp_path: Pa
         checked(prompter, questions, 8, with_labels=True)
 
 
+@follows("question {} has {} in its answer, which {} in this family's prompts, so it can't be learned; take it out")
 @pytest.mark.parametrize("answers", [("<image>",), ("red", "a <image> b")])
 def test_a_label_with_an_image_in_it(prompter: Prompter, tmp_path: Path, answers: tuple[str, ...]) -> None:
     question = asked(tmp_path, {"a": "what?"})[0]

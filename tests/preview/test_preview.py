@@ -198,7 +198,7 @@ def test_bundles_are_measured_without_accuracy(tmp_path: Path, capsys: pytest.Ca
     folder = bundles.exported("smolvlm", "fp32", splitting=True)
     found = architecture.find(str(bundles.student("smolvlm", True)))
     subject = Subject("a-onnx-fp32", "exported", folder, extra={"parameters": found.parameters})
-    path = command._measure(found, [subject], "local", 1, tmp_path / "out")
+    path = command._measure(found, [subject], "local", Settings(threads=1), tmp_path / "out")
     shown(results.read(path).measurements, ["fp32"])
     said = capsys.readouterr().out
     assert "On " in said and "1 thread. Medians. Weights are random" in said and "onnx fp32" in said
@@ -212,7 +212,9 @@ def test_what_a_browser_does_not_tell_is_a_dash_and_a_sentence(
     untold = sample.measurement("a-onnx-int4", device=page, runtime="wasm", peak_rss_mib=None, unmeasured=NOT_TOLD)
     both = Results(measurements=(untold, sample.measurement("a-onnx-int4")))  # measured here as well, afterwards
     monkeypatch.setattr(benchmarks, "bench", lambda *_, **__: both, raising=False)
-    command._measure(found, [Subject("a-onnx-int4", "exported", tmp_path)], "browser", 1, tmp_path / "out")
+    command._measure(
+        found, [Subject("a-onnx-int4", "exported", tmp_path)], "browser", Settings(threads=1), tmp_path / "out"
+    )
     said = capsys.readouterr().out
     row = next(line.split() for line in said.splitlines() if "onnx int4" in line)
     assert row == ["onnx", "int4", "0.64", "–"]

@@ -13,6 +13,7 @@ from masters_edge.plan import _questions
 from masters_edge.recipe import dump
 from masters_edge.run import cast
 from masters_edge.run.folder import Run
+from tests.advice import follows
 from tests.data.conftest import png
 
 RECIPE = Path("r.yaml")
@@ -57,6 +58,7 @@ def test_plan_passes_over_data_that_are_not_here_and_over_nothing_else(tmp_path:
     assert [q.answer for q in _questions(recipe, path)[0] or []] == ["a", "b"]
 
 
+@follows("train.phases.{}.objective is `labels`, but none of the {} training questions has an answer")
 def test_a_phase_of_labels_needs_some(tmp_path: Path) -> None:
     recipe, path = recipe_of(tmp_path, [None, None])
     phases = {"phases": [{"objective": "joint"}, {"objective": "labels"}]}
@@ -68,8 +70,14 @@ def test_a_phase_of_labels_needs_some(tmp_path: Path) -> None:
     assert str(caught.value).startswith(
         "train.phases.1.objective is `labels`, but none of the 2 training questions has"
     )
+    lines = [json.dumps({"image": "0.png", "question": f"what {n}?", "says": "red"}) for n in range(2)]
+    (tmp_path / "q.jsonl").write_text("\n".join(lines) + "\n")
+    data = {"train": {"source": "q.jsonl", "answer_column": "says"}, "held_out": 0}
+    named = Recipe.model_validate(recipe.model_dump() | {"train": phases, "data": data})
+    cast._check_labels(read_questions(named, path), named)
 
 
+@follows("data.test, which bench would ask: {} of {} questions have no answer (the first is {}); add their answers")
 @pytest.mark.parametrize(
     ("answers", "test", "expected"),
     [
@@ -94,6 +102,7 @@ def test_the_test_questions_are_looked_at_before_the_run(
     assert expected in str(caught.value)
 
 
+@follows("the run's recipe has no data.test, so there is nothing to ask; add it to {}, or name a --suite")
 def test_test_questions_may_be_added_to_the_recipe_after_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,8 @@
 import base64
 import dataclasses
 import io
+import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from masters_edge.export.targets import gguf as target
 from masters_edge.quantization.by_part import plan
 from masters_edge.runtime.backends import llamacpp
 from tests import tiny
+from tests.advice import follows, said
 from tests.export import gguf_bundles as made_of
 
 
@@ -80,10 +83,10 @@ def test_pictures_go_over_pixel_by_pixel(name: str, size: tuple[int, int]) -> No
     image = tiny.picture(*size)
     question = made_of.question(of, image)
     backend = made_of.backend(of, exact=True)
-    text, pictures = backend._media(question)
+    around, pictures = backend._media(question)
     whole = backend.picture(question)
     backend.close()
-    assert text.count("<__masters_edge_picture__>") == len(pictures)
+    assert len(around) == len(pictures) + 1
     if name == "smolvlm_whole":
         assert whole is None
         expected = image.resize((32, int(32 / (70 / 51)) + 1), Image.Resampling.LANCZOS)
@@ -96,6 +99,66 @@ def test_pictures_go_over_pixel_by_pixel(name: str, size: tuple[int, int]) -> No
     assert len(pictures) == 1 and np.array_equal(np.asarray(pictures[0]), np.asarray(expected))
     sent = Image.open(io.BytesIO(base64.b64decode(llamacpp._bmp(pictures[0]))))
     assert np.array_equal(np.asarray(sent), np.asarray(expected))
+
+
+QUESTIONS = [
+    unicodedata.normalize("NFD", "café, tiếng Việt, 한글"),
+    "\N{ANGSTROM SIGN} and \N{OHM SIGN}",
+    "\N{CJK COMPATIBILITY IDEOGRAPH-F90A}?",
+    "what does <|endoftext|> mean?",
+    "what does <not an end: <|endoftext|>> mean?",
+    "what is <__masters_edge_picture__>, <__media__>, <__image__>?",
+    "what is <|vision_start|><|vision_end|>, <img></img>, <fake_token_around_image><global-img>?",
+    "  blanks\r\n\tand\n\nlines \u3000\u00a0 ",
+    "",
+]
+
+
+@pytest.mark.parametrize("name", ["smolvlm_whole", "smolvlm_tiled", "qwen3_vl", "internvl3"])
+def test_any_question_is_read_as_pytorch_reads_it(name: str) -> None:
+    """Letters taken apart, signs that stand for others, ends that have another name in the file, marks of runtimes."""
+    of = made_of.made(name, "fp32")
+    vocabulary = of.student.processor.tokenizer.get_vocab()
+    backend = made_of.backend(of, exact=False)
+    image = tiny.picture(32, 32)
+    for text in QUESTIONS:
+        question = made_of.question(of, image, text)
+        assert question.input_ids == made_of.reference(of, image, text).input_ids[0].tolist()
+        for ids in backend._media(question)[0]:
+            assert backend.misread(ids, question.tokenizer) is None, text
+        answer = backend.answer(question, 3, made_of.stop_ids(of))  # refused where the number of tokens is another
+        assert answer.token_ids
+    backend.close()
+    assert "<|endoftext|>" in vocabulary
+
+
+def test_an_answer_is_pytorchs_where_the_prompt_had_to_be_normalised() -> None:
+    of = made_of.made("qwen3_vl", "fp32")
+    backend, image = made_of.backend(of, exact=True), tiny.picture(32, 32)
+    for text in (QUESTIONS[0], QUESTIONS[2], QUESTIONS[3]):
+        answer = backend.answer(made_of.question(of, image, text), made_of.NEW_TOKENS, made_of.stop_ids(of))
+        assert answer.token_ids == made_of.reference(of, image, text).answer
+    backend.close()
+
+
+@follows("llamacpp.py: llama.cpp cuts {} into other tokens than the student's tokenizer; leave it out of the question")
+def test_words_that_llama_cpp_cuts_otherwise_are_named_before_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = made_of.made("smolvlm_whole", "fp32")
+    backend, image = made_of.backend(of, exact=False), tiny.picture()
+    said = "cuts '{}' into other tokens than the student's tokenizer; leave it out of the question"
+    with pytest.raises(UserError, match=said.format("of\\\\x00this")):  # the end of a text in C
+        backend.answer(made_of.question(of, image, "what of\0this image?"), 4, [])
+    # As if words were cut elsewhere, within and without half a character.
+    tokenize = backend.tokenize
+    for word in ("image?", "\N{CYRILLIC SMALL LETTER ZHE}"):
+        piece = tokenize(word)[-1]
+        monkeypatch.setattr(backend, "tokenize", lambda text: [t for t in tokenize(text) if t != piece])  # noqa: B023
+        with pytest.raises(UserError, match=said.format(re.escape(word))):
+            backend.answer(made_of.question(of, image, f"what is in this {word} it says"), 4, [])
+    monkeypatch.setattr(backend, "tokenize", tokenize)
+    # What is advised: without the word it is answered. (With it by ONNX: tests/runtime/test_student.py)
+    assert backend.answer(made_of.question(of, image, "what is in this it says"), 4, []).token_ids
+    backend.close()
 
 
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
@@ -123,29 +186,45 @@ def test_the_prompts_time_can_be_parted() -> None:
     backend.close()
 
 
-def test_mistakes_are_said_in_a_sentence(tmp_path: Path) -> None:
+@follows(
+    "llama.cpp can't answer ({}); {}",
+    "so it cuts this picture otherwise; ask about another, or {}",
+    "the prompt has {} places for frames, the picture {} of them",
+    "{} frames can't be joined to {} rows of {}",
+    "the chat template writes no {}, which llama.cpp puts around a picture; {}",
+    "llama.cpp can't load {} ({}); copy or export the bundle again",
+)
+def test_mistakes_are_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of = made_of.made("smolvlm_whole", "fp32")
     backend = made_of.backend(of, exact=True)
     question = made_of.question(of, tiny.picture())
-    with pytest.raises(UserError, match="exceeds the available context size"):
+    image_token = of.student.model.config.image_token_id
+    elsewhere = "export the student to another target, such as onnx"
+    with said(elsewhere) as caught:
         backend.answer(made_of.question(of, tiny.picture(), "why? " * 600), 4, [])
-    other = dataclasses.replace(question, input_ids=[*question.input_ids[:-1], 7])
-    with pytest.raises(UserError, match="makes other ids of the prompt"):
-        backend.answer(other, 4, [])
-    longer = dataclasses.replace(question, input_ids=[question.input_ids[0], 5, *question.input_ids])
-    with pytest.raises(UserError, match="(makes other ids|tokens of prompt and picture)"):
-        backend.answer(longer, 4, [])
+    assert "exceeds the available context size" in str(caught.value)
+    twice = [token for token in question.input_ids for _ in range(1 + (token == image_token))]
+    with said(f"so it cuts this picture otherwise; ask about another, or {elsewhere}"):
+        backend.answer(dataclasses.replace(question, input_ids=twice), 4, [])
+    without = dataclasses.replace(question, input_ids=[t for t in question.input_ids if t != image_token])
+    with said("places for frames, the picture 1 of them; the bundle's settings don't fit each other: export it again"):
+        backend.answer(without, 4, [])
+    with monkeypatch.context() as patched:
+        patched.setattr(backend, "settings", backend.settings.model_copy(update={"layout": "patches"}))
+        with said(f"which llama.cpp puts around a picture; {elsewhere}"):
+            backend.answer(without, 4, [])
+    with said("can't be joined to 0 rows of 0; the bundle's settings don't fit each other: export it again"):
+        llamacpp._joined(question.seen, [tiny.picture()] * 2)
+    assert backend.answer(question, 4, []).token_ids  # another picture, as it is exported
     backend.close()
-    fast = made_of.backend(of, exact=False)
-    with pytest.raises(UserError, match="tokens of prompt and picture"):
-        fast.answer(longer, 4, [])
-    fast.close()
-    for file in ("llamacpp.json", "preprocessor_config.json", "config.json"):
+    files = ("llamacpp.json", "preprocessor_config.json", "config.json", target.MODEL, target.VISION)
+    for file in files:
         (tmp_path / file).write_bytes((of.exact / file).read_bytes())
-    for file in (target.MODEL, target.VISION):
-        (tmp_path / file).write_bytes(b"GGUF but no more")
-    with pytest.raises(UserError, match="llama.cpp can't load"):
+    (tmp_path / target.MODEL).write_bytes(b"GGUF but no more")
+    with said("copy or export the bundle again"):
         llamacpp.open_backend(tmp_path, of.graphs, 1, False)
+    (tmp_path / target.MODEL).write_bytes((of.exact / target.MODEL).read_bytes())
+    llamacpp.open_backend(tmp_path, of.graphs, 1, False).close()
 
 
 def test_a_longer_prompt_than_there_is_room_for_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,12 @@ def test_an_answer_never_holds_an_image_placeholder(student: Student) -> None:
     assert logits[student.family.image_token_id] == 2.0
 
 
+def test_any_text_is_a_question(student: Student) -> None:
+    """Such as llama.cpp doesn't take."""
+    for text in ("what of\0this image?", "", "what does <|endoftext|> mean?"):
+        assert student.answer(tiny.picture(), text, max_new_tokens=1).token_ids
+
+
 def test_timings_add_up(student: Student) -> None:
     answer = student.answer(tiny.picture(), "what is in this image?", max_new_tokens=5)
     stages = answer.preprocess_ms + answer.vision_ms + answer.prefill_ms

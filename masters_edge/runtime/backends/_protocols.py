@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
+from tokenizers import Tokenizer
 
 TOKENS = 16  # of each answer
 
@@ -40,15 +41,15 @@ class Choice:
 class WholeQuestion:
     """A picture and a question for a backend that answers whole.
 
-    `seen`: what the family made of the picture. `prompt`: the chat template's text, the picture still `placeholder`.
-    `image_text`: what stands in the placeholder's place once expanded. `input_ids`: the expanded prompt's ids.
+    `seen`: what the family made of the picture. `image_text`: what stands in the place of the chat template's
+    `placeholder` once expanded. `input_ids`: the ids that `tokenizer` made of the expanded prompt.
     """
 
     seen: Any
-    prompt: str
     placeholder: str
     image_text: str
     input_ids: list[int]
+    tokenizer: Tokenizer
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,10 @@ def look(
     shape = taken["pixel_values"][1:]
     if pixels.shape[-3:] != shape:
         found, wanted = (" x ".join(map(str, size[:-3:-1])) for size in (pixels.shape, shape))
-        raise UserError(f"this bundle reads frames of {wanted} pixels, not {found}; its settings don't fit its graphs")
+        raise UserError(
+            f"this bundle reads frames of {wanted} pixels, not {found}; its settings don't fit its graphs: "
+            "export it again"
+        )
     seen = [run({"pixel_values": frame[None]}) for frame in pixels.reshape(-1, *shape)]
     if "feature_rows" in inputs:
         return _packed(seen, inputs["feature_rows"], inputs["feature_weights"])
@@ -127,7 +130,9 @@ def _look_at_patches(
     """Qwen-VL: the features of padding come last and are cut off."""
     pixels, grid = inputs["pixel_values"], inputs["image_grid_thw"]
     if len(pixels) > shape[0] or len(grid) != 1 or grid[0, 0] != 1:
-        raise UserError(f"this bundle reads one picture of at most {shape[0]} patches, not {len(pixels)}; resize it")
+        raise UserError(
+            f"this bundle reads one picture of at most {shape[0]} patches, not {len(pixels)}; make it smaller"
+        )
     found = run({"pixel_values": _padded(pixels, shape[0], axis=0), "image_grid_thw": grid})
     return found[: len(found) * len(pixels) // shape[0]]
 

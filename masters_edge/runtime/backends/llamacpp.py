@@ -8,9 +8,11 @@ picture, and the prompt. Out: token ids and what llama.cpp measured.
 import base64
 import http.client
 import io
+import itertools
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
 import tempfile
@@ -21,6 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
+from tokenizers import Tokenizer
 
 from masters_edge.common.errors import UserError
 from masters_edge.runtime import settings
@@ -31,8 +34,9 @@ from masters_edge.runtime.settings import TokenId, Word
 AVAILABLE_FOR = ("gguf",)
 PACKAGE = "xllamacpp"
 SUFFIXES = (".gguf",)
+_ELSEWHERE = "export the student to another target, such as onnx"
 CONTEXT = 1024  # tokens of KV cache to begin with: llama.cpp takes its memory when it loads, so it loads again for more
-_MARKER = "<__masters_edge_picture__>"
+_MARKER = f"<__picture_{secrets.token_hex(8)}__>"  # another one in every process: no question can hold it
 
 
 class Loading(settings.Exactly):
@@ -94,6 +98,7 @@ class LlamaCpp:
         if not hasattr(socket, "AF_UNIX"):
             raise UserError("GGUF bundles are answered on Linux and macOS here; elsewhere use llama.cpp's own programs")
         os.environ["LLAMA_MEDIA_MARKER"] = _MARKER  # read once, when the first picture is
+        self._names: dict[int, str] = {}  # of added tokens in the file
         self._closed: Callable[[], Any] = lambda: None
         self._open(CONTEXT)
 
@@ -139,7 +144,15 @@ class LlamaCpp:
         needed = len(question.input_ids) + max_new_tokens
         if needed > self._params.n_ctx < self._most:
             self._open(max(needed, 2 * self._params.n_ctx))
-        text, pictures = self._media(question)
+        around, pictures = self._media(question)
+        for ids in around:
+            words = self.misread(ids, question.tokenizer)
+            if words is not None:
+                raise UserError(
+                    f"llama.cpp cuts {words!r} into other tokens than the student's tokenizer; leave it out of the "
+                    f"question, or {_ELSEWHERE}"
+                )
+        text = _MARKER.join(self.text(ids, question.tokenizer) for ids in around)
         request = {
             "prompt": {"prompt_string": text, "multimodal_data": [_bmp(picture) for picture in pictures]},
             "n_predict": max_new_tokens,
@@ -154,8 +167,6 @@ class LlamaCpp:
             "timings_per_token": True,
             "stream": on_token is not None or bool(stop_ids) or top > 0,
         }
-        if self.exact:
-            self._check_text(text, question)
         heard = _Heard(stop_ids, on_token or (lambda token: None))
         for piece in self._ask("/completion", request):
             heard.hear(piece)
@@ -171,7 +182,7 @@ class LlamaCpp:
         if heard.prompt_tokens != len(question.input_ids):
             raise UserError(
                 f"llama.cpp reads {heard.prompt_tokens} tokens of prompt and picture, the student "
-                f"{len(question.input_ids)}; export the bundle again"
+                f"{len(question.input_ids)}, so it cuts this picture otherwise; ask about another, or {_ELSEWHERE}"
             )
         timings = heard.timings
         return WholeAnswer(heard.tokens, timings["prompt_ms"], timings["predicted_ms"], heard.top)
@@ -187,6 +198,42 @@ class LlamaCpp:
         (reply,) = self._ask("/tokenize", {"content": text, "add_special": False, "parse_special": True})
         return reply["tokens"]
 
+    def text(self, ids: list[int], tokenizer: Tokenizer) -> str:
+        """The text that says these ids to llama.cpp.
+
+        Not the prompt's own: the tokenizer may have normalised that, which llama.cpp doesn't, and added tokens may have
+        other names in the file.
+        """
+        added = tokenizer.get_added_tokens_decoder()
+        texts: list[str] = []
+        for is_added, tokens in itertools.groupby(ids, added.__contains__):
+            run = list(tokens)
+            texts += map(self._name, run) if is_added else [tokenizer.decode(run, skip_special_tokens=False)]
+        return "".join(texts)
+
+    def misread(self, ids: list[int], tokenizer: Tokenizer) -> str | None:
+        """The words of a text, given as its ids, of which llama.cpp makes other ids; None where it makes the same."""
+        text = self.text(ids, tokenizer)
+        if "\0" in text:  # where text ends for llama.cpp's code for pictures
+            return _around(text, text.index("\0"), text.index("\0") + 1)
+        theirs = self.tokenize(text)
+        if theirs == ids:
+            return None
+        shorter = min(len(ids), len(theirs))
+        before = next((n for n in range(shorter) if ids[n] != theirs[n]), shorter)
+        behind = next((n for n in range(shorter - before) if ids[-1 - n] != theirs[-1 - n]), shorter - before)
+        # A token may be part of a character.
+        start = len(self.text(ids[:before], tokenizer).rstrip("\ufffd"))
+        end = len(text) - len(self.text(ids[len(ids) - behind :], tokenizer).lstrip("\ufffd"))
+        return _around(text, start, end)
+
+    def _name(self, token: int) -> str:
+        """What an added token is called in the file."""
+        if token not in self._names:
+            (reply,) = self._ask("/detokenize", {"tokens": [token]})
+            self._names[token] = reply["content"]
+        return self._names[token]
+
     def _ask(self, path: str, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """llama.cpp's reply: its pieces as they come where the request is a stream, or one. Left early, it stops."""
         connection = _Local(self._socket)
@@ -195,7 +242,7 @@ class LlamaCpp:
             response = connection.getresponse()
             if response.status != http.client.OK:
                 error = json.loads(response.read())["error"]["message"]
-                raise UserError(f"llama.cpp can't answer ({error}); ask a shorter question or a smaller picture")
+                raise _failure(error)
             if not request.get("stream"):
                 yield json.loads(response.read())
                 return
@@ -205,19 +252,35 @@ class LlamaCpp:
         finally:
             connection.close()
 
-    def _media(self, question: WholeQuestion) -> tuple[str, list[Image.Image]]:
-        """The prompt with a marker for each picture, and the pictures."""
-        frames = self._frames(question.seen)
-        layout, replaces = self.settings.layout, self.settings.replaces
-        if layout != "frames":
-            if question.prompt.count(replaces) != 1:
-                raise UserError(f"the chat template writes no {replaces!r}, which llama.cpp puts around a picture")
-            return question.prompt.replace(replaces, _MARKER), [_joined(question.seen, frames)]
-        expanded = question.prompt.replace(question.placeholder, question.image_text)
-        texts = re.split(f"(?:{re.escape(question.placeholder)})+", expanded)
-        if len(texts) != len(frames) + 1:
-            raise UserError(f"the prompt has {len(texts) - 1} places for frames, the picture {len(frames)} of them")
-        return _MARKER.join(texts), frames
+    def _media(self, question: WholeQuestion) -> tuple[list[list[int]], list[Image.Image]]:
+        """The ids of the text before, between and behind the pictures, and the pictures."""
+        frames, ids = self._frames(question.seen), question.input_ids
+        image_token = self.settings.image_token_id
+        if self.settings.layout == "frames":
+            around: list[list[int]] = [[]]
+            for before, token in itertools.pairwise([-1, *ids]):
+                if token != image_token:
+                    around[-1].append(token)
+                elif before != image_token:
+                    around.append([])
+            places = len(around) - 1
+            if places != len(frames):
+                raise UserError(
+                    f"the prompt has {places} places for frames, the picture {len(frames)} of them; the bundle's "
+                    "settings don't fit each other: export it again"
+                )
+            return around, frames
+        # What llama.cpp writes next to a picture by itself.
+        replaces = self.settings.replaces.replace(question.placeholder, question.image_text)
+        theirs = question.tokenizer.encode(replaces, add_special_tokens=False).ids
+        first = ids.index(image_token) - theirs.index(image_token) if image_token in ids else -1
+        last = first + len(theirs)
+        if first < 0 or ids[first:last] != theirs:
+            raise UserError(
+                f"the chat template writes no {self.settings.replaces!r}, which llama.cpp puts around a picture; "
+                f"{_ELSEWHERE}"
+            )
+        return [ids[:first], ids[last:]], [_joined(question.seen, frames)]
 
     def picture(self, question: WholeQuestion) -> Image.Image | None:
         """The one picture that llama.cpp gets to cut by itself; None where frames are handed over one by one."""
@@ -240,20 +303,9 @@ class LlamaCpp:
             values = values / self._pixels.get("rescale_factor", 1 / 255)
         return np.rint(values).clip(0, 255).astype(np.uint8)
 
-    def _check_text(self, text: str, question: WholeQuestion) -> None:
-        """Raise UserError where llama.cpp makes other ids of the text around the picture than the student's tokenizer.
 
-        Only the ends can be compared where llama.cpp writes text of its own next to the picture; the number of all
-        tokens is checked after each answer.
-        """
-        before, after = text.split(_MARKER)[0], text.split(_MARKER)[-1]
-        first, last = self.tokenize(before), self.tokenize(after)
-        ids = question.input_ids
-        if ids[: len(first)] != first or ids[len(ids) - len(last) :] != last:
-            raise UserError(
-                f"llama.cpp's tokenizer makes other ids of the prompt {question.prompt!r} than the student's; its way "
-                "to cut words is not written to GGUF here"
-            )
+def _failure(reason: str) -> UserError:
+    return UserError(f"llama.cpp can't answer ({reason}); {_ELSEWHERE}")
 
 
 class _Heard:
@@ -274,7 +326,7 @@ class _Heard:
     def hear(self, piece: dict[str, Any]) -> None:
         """Take the next piece: a token, or the end."""
         if "error" in piece:
-            raise UserError(f"llama.cpp can't answer ({piece['error']['message']})")
+            raise _failure(piece["error"]["message"])
         self.timings = piece.get("timings") or self.timings
         self.prompt_tokens = piece["tokens_evaluated"]
         self.gap = self.gap or piece["tokens_predicted"] > len(self.tokens) + len(piece["tokens"])
@@ -313,7 +365,10 @@ def _joined(seen: Seen, frames: list[Image.Image]) -> Image.Image:
     if len(frames) == 1:
         return frames[0]
     if len(frames) != rows * columns + 1:
-        raise UserError(f"{len(frames)} frames can't be joined to {rows} rows of {columns}")
+        raise UserError(
+            f"{len(frames)} frames can't be joined to {rows} rows of {columns}; the bundle's settings don't fit each "
+            "other: export it again"
+        )
     width, height = frames[0].size
     whole = Image.new("RGB", (width * columns, height * rows))
     for index, frame in enumerate(frames[:-1]):
@@ -330,6 +385,14 @@ def _unpatched(seen: Seen, settings: Mapping[str, Any]) -> np.ndarray:
     )
     picture = blocks[..., 0, :, :].transpose(4, 0, 2, 5, 1, 3, 6)
     return picture.reshape(-1, rows * patch, columns * patch)
+
+
+def _around(text: str, start: int, end: int) -> str:
+    """The words of a text that lie between two places, whole."""
+    blank = re.compile(r"\s")
+    start = max((found.end() for found in blank.finditer(text, 0, start)), default=0)
+    found = blank.search(text, max(start, end))
+    return text[start : found.start() if found else None].strip() or text[start:end]
 
 
 def _bmp(picture: Image.Image) -> str:

@@ -1,4 +1,4 @@
-"""LLaVA-OneVision on a device: the whole picture and its tiles, and how the tower's features become the prompt's.
+"""LLaVA-OneVision on a device: the whole picture and its tiles, and how the encoder's features become the prompt's.
 
 Equals transformers' `image_processing_pil_llava_onevision.py`, and does the geometry of the model's
 `pack_image_features`: which features stay when the padding goes, how they thin out where they are too many, where a
@@ -120,7 +120,7 @@ def preprocess(image: Image.Image, settings: Mapping[str, Any]) -> np.ndarray:
 def packing(size: tuple[int, int], config: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """How features of a picture of `size` (height, width) are packed. `config`: the model's own.
 
-    The tower leaves a table: side * side features of the whole picture, as many of each tile in turn, the newline last.
+    Its encoder leaves a table: side * side features of the whole picture, as many of each tile, the newline last.
     feature_rows int64 [features, 4] and feature_weights float32 [features, 4] say which of its rows to sum, and how.
     """
     vision = config["vision_config"]

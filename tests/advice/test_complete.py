@@ -1,0 +1,70 @@
+"""No sentence without a test that follows its advice, no test that follows one that is no longer there."""
+
+from tests.advice import followed, sentences
+
+# Sentences with nothing to do, or nothing that can be done here, and why.
+PASSED_ON = "passes on sentences that stand elsewhere"
+CHANGED = "of a bundle that somebody changed: tests/hostile has it refused, and copied or exported again it is whole"
+CHECKPOINT = "of a checkpoint that somebody changed: tests/hostile has it refused, fetched again it is not"
+OURS = "a fault of masters-edge or of a runtime: there is no bundle, and whoever sees it can only report it"
+NOTHING_TO_DO = {
+    "run/cast.py: data.test, which bench would ask: {}\n": PASSED_ON,
+    "fastest.py: <'; '.join(left_out.values())>": PASSED_ON,
+    "exporting.py: <event['error']>": PASSED_ON,
+    "exporting.py: {} failed: {}": PASSED_ON,
+    "workflow.py: <'; '.join((str(failure) for failure in failures))>": PASSED_ON,
+    "prompt.py: the bundle's chat template refuses the question ({})": "the template's own words",
+    "preview/command.py: nothing was started": "as the person at the keyboard said",
+    "Core ML runs on macOS 15 and iOS 18 only; copy the bundle to a Mac": "there is no Mac here",
+    "GGUF bundles are answered on Linux and macOS here; elsewhere use llama.cpp's own programs": "no Windows here",
+    "fastest.py: no backend runs bundles for {}; known are: {}": "a bundle of a target that this version doesn't have",
+    "this architecture keeps {} beside its weights, which can't be made up; it can't be previewed": "there is no way",
+    "runtime/families/__init__.py: the bundle's tokenizer has no text for the place of a picture; {}": CHANGED,
+    "runtime/families/__init__.py: the bundle's settings make {} tokens of the picture, and {} are the most": CHANGED,
+    "runtime/families/__init__.py: {}: {} is no token's text; {}": CHANGED,
+    "runtime/images.py: the bundle's settings make {} x {} pixels of the picture, and {} are the most": CHANGED,
+    "runtime/images.py: the bundle's settings cut the picture into {} tiles, and {} are the most": CHANGED,
+    "runtime/opening.py: {} names no graph for {}; {}": CHANGED,
+    "runtime/opening.py: {} can't load {} ({}); {}": CHANGED,
+    "runtime/opening.py: {}: the graph {} is no {}; {}": CHANGED,
+    "runtime/settings.py: {} is no JSON object; {}": CHANGED,
+    "runtime/settings.py: {}: {}{}; {}": CHANGED,
+    "runtime/student.py: {}: its settings don't fit its graphs ({}); {}": CHANGED,
+    "bundle/manifest.py: {} lists {} twice; {}": CHANGED,
+    "bundle/manifest.py: {}: the graph of {}, {}, is none of its files; {}": CHANGED,
+    "bundle/manifest.py: {}: {} reads {}, which is none of the bundle's files; {}": CHANGED,
+    "bundle/onnx_files.py: {}: {} reads beyond the end of {}; {}": CHANGED,
+    "bundle/onnx_files.py: {}: {} is no whole ONNX file; {}": CHANGED,
+    "families/checks.py: {} has no weight_map of tensors and files; {}": CHECKPOINT,
+    "families/checks.py: {} is no JSON object; {}": CHECKPOINT,
+    "families/checks.py: {} can't be read ({}); {}": CHECKPOINT,
+    "families/checks.py: {}: {} names a kernel on the hub, a program, and masters-edge loads none": CHECKPOINT,
+    "families/checks.py: {}: {} asks for kernels of the hub, and masters-edge loads none; remove {}": CHECKPOINT,
+    "families/checks.py: {} names a quantizer ({}), and quantized checkpoints are not loaded": CHECKPOINT,
+    "integers.py: {} is quantized in the bundle's files but not in the student; no bundle was written": OURS,
+    "integers.py: {} is quantized, but its integers are not in the files; no bundle was written": OURS,
+    "integers.py: the scales of {} in the files are not torchao's; no bundle was written": OURS,
+    "integers.py: the integers of {} in the files are not torchao's{}; no bundle was written": OURS,
+    "parity.py: parity failed: the greedy answer to sample {}": OURS,
+    "parity.py: parity failed: the answer to sample {}": OURS,
+    "parity.py: parity failed: {} is off by {}": OURS,
+    "operators.py: a convolution with padding {}": OURS,
+    "operators.py: padding of mode {} {}": OURS,
+    "program.py: the operator {} ({}) {}": OURS,
+}
+
+
+def test_every_sentence_is_followed_or_has_nothing_to_do() -> None:
+    known = {**followed(), **NOTHING_TO_DO}
+    wrong = []
+    for place, text in sentences().items():
+        matching = [piece for piece in known if piece in text]
+        if len(matching) != 1:
+            wrong.append(f"{place}: {text!r} is in {len(matching)} of them {matching}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_piece_is_of_one_sentence() -> None:
+    texts = sentences().values()
+    counts = {piece: sum(piece in text for text in texts) for piece in {**followed(), **NOTHING_TO_DO}}
+    assert {piece: count for piece, count in counts.items() if count != 1} == {}
