@@ -56,9 +56,7 @@ class VideoSlot(PushToHubMixin):
 
 
 def fill() -> None:
-    """Let processors load without torchvision; does nothing where torchvision is installed, or when called again."""
-    if is_torchvision_available():
-        return
+    """Let processors take the slot, and load with it where there is no torchvision; once is as good as often."""
     from transformers import processing_utils
     from transformers.models.auto import video_processing_auto
 
@@ -74,4 +72,5 @@ def fill() -> None:
 
     check_argument_for_proper_class.accepts_video_slot = True  # type: ignore[attr-defined]
     setattr(mixin, "check_argument_for_proper_class", check_argument_for_proper_class)  # noqa: B010
-    setattr(video_processing_auto.AutoVideoProcessor, "from_pretrained", VideoSlot.from_pretrained)  # noqa: B010
+    if not is_torchvision_available():
+        setattr(video_processing_auto.AutoVideoProcessor, "from_pretrained", VideoSlot.from_pretrained)  # noqa: B010

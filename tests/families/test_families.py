@@ -16,7 +16,7 @@ from masters_edge.common.errors import UserError
 from masters_edge.data.records import Question
 from masters_edge.engines import Request, sampled
 from masters_edge.engines.transformers import Engine
-from masters_edge.families import load_config, load_model, load_processor, loading
+from masters_edge.families import load_config, load_model, load_processor, loading, video_slot
 from masters_edge.families.base import Family, family_of
 from masters_edge.families.prompts import Prompter, check_image_tokens
 from masters_edge.objective import sequences
@@ -265,6 +265,23 @@ def test_pictures_take_pillows_way_with_torchvision_too(
         (ids, seen), (expected_ids, expected) = prompter(question), built.prompter(question)
         assert ids == expected_ids and seen.keys() == expected.keys()
         assert all(torch.equal(seen[name], expected[name]) for name in seen)
+
+
+@pytest.mark.parametrize("torchvision", [False, True])
+def test_processors_made_here_may_have_the_slot_with_torchvision_too(
+    torchvision: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+    from transformers.processing_utils import ProcessorMixin
+
+    monkeypatch.setattr(ProcessorMixin, "check_argument_for_proper_class", lambda self, name, argument: "checked")
+    monkeypatch.setattr(AutoVideoProcessor, "from_pretrained", "transformers' own")
+    monkeypatch.setattr(video_slot, "is_torchvision_available", lambda: torchvision)
+    video_slot.fill()
+    check = ProcessorMixin.check_argument_for_proper_class
+    assert check(None, "video_processor", video_slot.VideoSlot()) is video_slot.VideoSlot
+    assert check(None, "tokenizer", "t") == "checked"
+    assert (AutoVideoProcessor.from_pretrained == "transformers' own") == torchvision
 
 
 def test_every_size_is_checked_once_and_heard(built: Built, questions: list[Question]) -> None:
