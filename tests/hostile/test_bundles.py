@@ -1,15 +1,19 @@
 """Bundles of strangers, put before `inspect` and `ask`: one sentence each, status 2, no traceback, no harm."""
 
+import contextlib
 import hashlib
 import json
 import os
 import pickle
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from masters_edge.bundle import manifest as manifests
 from masters_edge.bundle import onnx_files
@@ -339,3 +343,12 @@ def test_what_is_no_protobuf_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.onnx").write_bytes(content)
     with pytest.raises(UserError, match="no whole ONNX file"):
         onnx_files.external(tmp_path, "a.onnx")
+
+
+@given(st.binary(max_size=60), st.binary(max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_no_bytes_break_the_reader(before: bytes, after: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "a.onnx").write_bytes(before + b"location" + after)
+        with contextlib.suppress(UserError):
+            onnx_files.external(Path(folder), "a.onnx")

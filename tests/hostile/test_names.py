@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from masters_edge.common import inside
 from masters_edge.common.errors import UserError
@@ -113,3 +115,13 @@ def test_a_package_holds_no_way_out(folder: Path) -> None:
     (package / "Data" / "weights").symlink_to("/dev/zero")
     with pytest.raises(UserError, match="link out"):
         inside.subfolder(folder, "decoder.mlpackage")
+
+
+@given(st.text(alphabet=st.sampled_from("./\\:*a\0\n ~"), max_size=12) | st.text(max_size=40))
+@settings(max_examples=300, deadline=None)
+def test_whatever_the_name_it_stays_below(name: str) -> None:
+    parts = inside.parts(name)
+    if parts is not None:
+        home = Path("/home/bundle")
+        path = Path(os.path.normpath(home.joinpath(*parts)))
+        assert path.is_relative_to(home) and path != home and "/".join(parts) == name
