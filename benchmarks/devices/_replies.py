@@ -94,8 +94,8 @@ class Seconds(_Reply):
     seconds: Annotated[int, Field(ge=0, le=10**6)]
 
 
-class Nothing(RootModel[None]):
-    """Of ops that give nothing back."""
+class Nothing(RootModel[Any]):
+    """Of ops that give nothing back: whatever comes is passed over."""
 
 
 class Problem(_Reply):
