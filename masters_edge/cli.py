@@ -528,7 +528,7 @@ def ablate(
     _quiet()
     from masters_edge.ablate import command
 
-    asked = command.Asked(
+    asked = command.AblateOptions(
         recipe=recipe,
         overrides=tuple(overrides or ()),
         seeds=seeds,

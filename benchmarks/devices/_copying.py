@@ -21,7 +21,7 @@ _TRIES = 3
 
 
 @dataclass(frozen=True)
-class Item:
+class BoardFile:
     """A file as it shall be on the board: `path` from the folder there; its content is a file here, or given."""
 
     path: str
@@ -30,17 +30,17 @@ class Item:
     size: int
 
     @classmethod
-    def of(cls, path: str, source: Path | bytes) -> "Item":
+    def of(cls, path: str, source: Path | bytes) -> "BoardFile":
         if isinstance(source, bytes):
             return cls(path, source, hashlib.sha256(source).hexdigest(), len(source))
         return cls(path, source, sha256(source), source.stat().st_size)
 
 
-def items(folder: Path, *names: str) -> list[Item]:
+def items(folder: Path, *names: str) -> list[BoardFile]:
     """The folder's files, or those of it that are named or lie below a named folder."""
     listed = {Path(name) for name in inside.files(folder)}
     chosen = [file for file in listed if not names or any(file.is_relative_to(name) for name in names)]
-    return [Item.of(file.as_posix(), inside.regular(folder, folder / file)) for file in sorted(chosen)]
+    return [BoardFile.of(file.as_posix(), inside.regular(folder, folder / file)) for file in sorted(chosen)]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Folder:
     """A folder as it shall be on the board. `only`: with these files and no others."""
 
     root: str
-    files: Sequence[Item]
+    files: Sequence[BoardFile]
     only: bool = False
 
 
@@ -87,7 +87,7 @@ def upload(
 
 
 def _wanted(
-    found: _replies.Lacking, by_content: dict[str, Item], board: Connection, doing: str
+    found: _replies.Lacking, by_content: dict[str, BoardFile], board: Connection, doing: str
 ) -> list[_replies.Missing]:
     """What the board says it lacks; raises UserError where it was offered no such thing."""
     seen: set[str] = set()
@@ -99,7 +99,7 @@ def _wanted(
     return found.missing
 
 
-def _content(missing: list[_replies.Missing], by_content: dict[str, Item], on_bytes: OnBytes) -> Iterator[bytes]:
+def _content(missing: list[_replies.Missing], by_content: dict[str, BoardFile], on_bytes: OnBytes) -> Iterator[bytes]:
     total = sum(file.bytes for file in missing)
     done = sum(file.offset for file in missing)
     on_bytes(done, total)

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from masters_edge.benchmarks import job as jobs
 from masters_edge.benchmarks import machine, peers
 from masters_edge.benchmarks.devices import Lost, OnEvent, Place, Wanted, _replies, _wheel
-from masters_edge.benchmarks.devices._copying import Folder, Item, fetch, items, upload
+from masters_edge.benchmarks.devices._copying import BoardFile, Folder, fetch, items, upload
 from masters_edge.benchmarks.devices._openssh import Address, Connection
 from masters_edge.benchmarks.protocol import Subject, follow
 from masters_edge.benchmarks.results import Device
@@ -103,14 +103,14 @@ class Board:
         )
         self.connection.call("remove", "cleaning up", _replies.Nothing, paths=[folder, bundle])
 
-    def _job_files(self, job: Path, subject: str) -> tuple[list[Item], str]:
+    def _job_files(self, job: Path, subject: str) -> tuple[list[BoardFile], str]:
         """The job's files as they shall be there, and a name that two different jobs don't share."""
         asked = jobs.read_json(job / jobs.JOB) | {"subject": subject}
         files = items(job, jobs.QUESTIONS, jobs.IMAGES)
         begun = asked.pop("started", None)
         listed = json.dumps([asked, [(file.path, file.sha256) for file in files], self.wheel], sort_keys=True)
         content = json.dumps(asked | {"started": begun}).encode()
-        return [Item.of(jobs.JOB, content), *files], hashlib.sha256(listed.encode()).hexdigest()[:16]
+        return [BoardFile.of(jobs.JOB, content), *files], hashlib.sha256(listed.encode()).hexdigest()[:16]
 
     def _measure(self, name: str, environment: str, subject: Subject, on_event: OnEvent) -> None:
         arguments = dict(job=name, key=environment, who=self.who)
@@ -183,7 +183,7 @@ def _install(board: Board, packages: Sequence[str], say: Callable[[str], None]) 
     # Without the "+cpu" of a build: another board has another build of the same version.
     pins = [f"{name}=={version.partition('+')[0]}" for name, version in machine.versions(*needed).items()]
     with tempfile.TemporaryDirectory(prefix="masters-edge-") as folder:
-        wheel = Item.of((file := _wheel.build(Path(folder))).name, file)
+        wheel = BoardFile.of((file := _wheel.build(Path(folder))).name, file)
         key = hashlib.sha256(json.dumps([board.version, needed, pins, _wheel.requirements()]).encode()).hexdigest()[:16]
         board.environment, board.wheel = key, wheel.sha256
         ready = board.connection.call("environment", "looking for its environment", _replies.Environment, key=key)
@@ -215,7 +215,7 @@ def seconds(line: bytes) -> int:
         return 0
 
 
-def _bundle_files(subject: Subject, sha256: str) -> list[Item]:
+def _bundle_files(subject: Subject, sha256: str) -> list[BoardFile]:
     files = items(Path(subject.place))
     if peers.module_of(subject.kind).fingerprint(subject.place) != sha256:
         raise UserError(f"{subject.place} changed while it was read; run the same command again")

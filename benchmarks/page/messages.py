@@ -102,7 +102,7 @@ class Cold(_Upload):
     cold_start_ms: Milliseconds
 
 
-class Choice(_Upload):
+class ChosenBackend(_Upload):
     backend: Backend
     reason: Annotated[str, Field(max_length=500), AfterValidator(line)]
 
@@ -167,7 +167,7 @@ class ColdRaw(_Raw):
 
 class ChoiceRaw(_Raw):
     kind: Literal["choice"]
-    value: Choice
+    value: ChosenBackend
 
 
 class FactsRaw(_Raw):

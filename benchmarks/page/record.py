@@ -154,7 +154,7 @@ class Record:
         chosen = jobs.read_json(self.raw / jobs.CHOICE)
         return str(chosen["backend"]) if chosen else str(self.handout.asked["backend"])
 
-    def _take_choice(self, index: int, value: messages.Choice) -> None:
+    def _take_choice(self, index: int, value: messages.ChosenBackend) -> None:
         self._of_backend(value.backend, self.handout.asked["backend"])
         if self.handout.asked["choose"] and not self._there(jobs.CHOICE):
             jobs.write_json(self.raw / jobs.CHOICE, {"backend": value.backend, "reason": value.reason})

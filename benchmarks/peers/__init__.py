@@ -30,7 +30,7 @@ KINDS = {
 }
 
 
-class Answer(Protocol):
+class Answered(Protocol):
     """One answer and its stages; None where a stage can't be observed."""
 
     text: str
@@ -67,7 +67,7 @@ class Answerer(Protocol):
     @property
     def facts(self) -> Facts: ...
 
-    def answer(self, image: Image.Image, question: str, exactly: int | None = None) -> Answer:
+    def answer(self, image: Image.Image, question: str, exactly: int | None = None) -> Answered:
         """`exactly` so many tokens, whatever they are, in place of an answer that ends where the student ends it."""
 
     def answer_many(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]: ...

@@ -50,7 +50,7 @@ class Limit:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class BudgetVerdict:
     """For one device and suite: the entry chosen, whether it keeps every limit, and what is to be said about it."""
 
     title: str
@@ -91,7 +91,7 @@ def _value(key: str, text: str, units: dict[str, float]) -> float:
     return value
 
 
-def choose(found: Gathered, limits: Sequence[Limit]) -> list[Verdict]:
+def choose(found: Gathered, limits: Sequence[Limit]) -> list[BudgetVerdict]:
     """A verdict for each suite and device.
 
     Raises:
@@ -112,7 +112,7 @@ def choose(found: Gathered, limits: Sequence[Limit]) -> list[Verdict]:
     return verdicts
 
 
-def _best(title: str, entries: Sequence[Entry], limits: Sequence[Limit]) -> Verdict:
+def _best(title: str, entries: Sequence[Entry], limits: Sequence[Limit]) -> BudgetVerdict:
     misses = {id(e): [limit.miss(e) for limit in limits] for e in entries}
     fitting = [e for e in entries if all(miss == 0 for miss in misses[id(e)])]
     if not fitting:
@@ -122,7 +122,7 @@ def _best(title: str, entries: Sequence[Entry], limits: Sequence[Limit]) -> Verd
             return len(limits) - len(known), sum(known), -_accuracy(entry)
 
         closest = min(entries, key=far)
-        return Verdict(
+        return BudgetVerdict(
             title, closest, False, tuple(_missed(closest, limit) for limit in limits if limit.miss(closest) != 0)
         )
     top = max(fitting, key=lambda e: (_accuracy(e), -_latency(e)))
@@ -136,7 +136,7 @@ def _best(title: str, entries: Sequence[Entry], limits: Sequence[Limit]) -> Verd
             f"{top.name} has {found.points:.1f} points more ({found.low:+.1f} to {found.high:+.1f}), which may be "
             f"chance, and takes {style.number(_latency(top))} ms: the faster one is preferred"
         )
-    return Verdict(title, best, True, tuple(remarks))
+    return BudgetVerdict(title, best, True, tuple(remarks))
 
 
 def _accuracy(entry: Entry) -> float:
@@ -184,7 +184,7 @@ def figures(entry: Entry) -> str:
     return ", ".join(said)
 
 
-def lines(verdicts: Sequence[Verdict], limits: Sequence[Limit]) -> list[str]:
+def lines(verdicts: Sequence[BudgetVerdict], limits: Sequence[Limit]) -> list[str]:
     """What to print."""
     asked = ", ".join(
         f"{limit.quantity.title} {'≥' if limit.quantity.higher_is_better else '≤'} {limit.text}" for limit in limits

@@ -22,7 +22,7 @@ _REDRAWN_S = 120  # seconds between two drawings of a plot that is not final
 
 
 @dataclass(frozen=True)
-class Asked:
+class AblateOptions:
     """The command line."""
 
     recipe: Path
@@ -60,7 +60,7 @@ class Ablation:
     damaged: Path | None
 
 
-def ablate(asked: Asked, *, dry_run: bool = False) -> dict[str, str]:
+def ablate(asked: AblateOptions, *, dry_run: bool = False) -> dict[str, str]:
     """Run the ablation, or go on with it; returns the failures, sentences by experiment.
 
     Raises:
@@ -89,7 +89,7 @@ def ablate(asked: Asked, *, dry_run: bool = False) -> dict[str, str]:
     return outcomes.failed
 
 
-def _ablation(asked: Asked) -> Ablation:
+def _ablation(asked: AblateOptions) -> Ablation:
     for name in asked.groups:
         if name not in known.GROUPS:
             raise UserError(f"--group {name}: there is no such group of arms; known: {', '.join(known.GROUPS)}")
@@ -172,7 +172,7 @@ def _checkpoint(name: str, option: str) -> str:
     return name
 
 
-def _damage(ablation: Ablation, asked: Asked) -> None:
+def _damage(ablation: Ablation, asked: AblateOptions) -> None:
     """The last teacher, masked for good: one that is often wrong."""
     assert ablation.damaged is not None and asked.damage is not None
     if (ablation.damaged / "config.json").exists():
@@ -203,7 +203,7 @@ def _show(ablation: Ablation) -> None:
 class _Report:
     """Writes ablation.json, ablation.md and ablation.png as results come in."""
 
-    def __init__(self, ablation: Ablation, asked: Asked) -> None:
+    def __init__(self, ablation: Ablation, asked: AblateOptions) -> None:
         from masters_edge.benchmarks import machine
 
         self.ablation, self.asked, self.drawn = ablation, asked, time.monotonic()

@@ -28,7 +28,7 @@ from masters_edge.training.setup import questions_per_device
 
 
 @dataclass(frozen=True)
-class Asked:
+class PlanOptions:
     """What the command line says besides the recipe. Memory in bytes; lengths in tokens."""
 
     gpus: int | None = None
@@ -41,14 +41,14 @@ class Asked:
     configs: dict[str, str] = field(default_factory=dict)
 
 
-def plan(recipe_path: Path, overrides: Sequence[str] = (), asked: Asked | None = None) -> Plan:
+def plan(recipe_path: Path, overrides: Sequence[str] = (), asked: PlanOptions | None = None) -> Plan:
     """Plan a recipe.
 
     Raises:
         UserError: the recipe is wrong, a config can't be had, the step can't be dealt out to so many processes, or a
             rate is asked for that can't be measured.
     """
-    asked = asked or Asked()
+    asked = asked or PlanOptions()
     recipe = load(recipe_path, overrides)
     if asked.sharding != "none" and (asked.gpus or 1) < 2:
         raise UserError(f"--shard {asked.sharding} cuts models up over several GPUs; say how many with --gpus")
@@ -135,7 +135,7 @@ def plan(recipe_path: Path, overrides: Sequence[str] = (), asked: Asked | None =
     return made
 
 
-def _machine(asked: Asked) -> Machine:
+def _machine(asked: PlanOptions) -> Machine:
     import psutil
     import torch
 
@@ -148,7 +148,7 @@ def _machine(asked: Asked) -> Machine:
     return Machine(asked.gpus or 1, asked.sharding, gpu, size)
 
 
-def _configs(asked: Asked, recipe: Recipe, sources: list[str]) -> dict[str, str]:
+def _configs(asked: PlanOptions, recipe: Recipe, sources: list[str]) -> dict[str, str]:
     """`--config-of` by the name that the recipe has, or by the folder it stands for."""
     names = dict(zip((recipe.student, *recipe.teachers), sources))
     for name in asked.configs:

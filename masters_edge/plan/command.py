@@ -8,7 +8,7 @@ from masters_edge.common.display import console, say
 from masters_edge.common.errors import UserError
 from masters_edge.common.files import write_json
 from masters_edge.common.quiet import hush_transformers
-from masters_edge.plan import Asked, plan, screen
+from masters_edge.plan import PlanOptions, plan, screen
 from masters_edge.plan.memory import Sharding
 
 
@@ -39,7 +39,7 @@ def show(
         raise UserError("--rate and --measure both say how fast it goes; give one of them")
     if rate_out and not measure and not rate:
         raise UserError(f"--rate-out {rate_out}: there are no rates to write; add --measure")
-    asked = Asked(
+    asked = PlanOptions(
         gpus=gpus,
         gpu_bytes=None if gpu_memory is None else _bytes(gpu_memory),
         sharding=cast(Sharding, shard),

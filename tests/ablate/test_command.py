@@ -76,7 +76,7 @@ def test_an_ablation_from_end_to_end(own_recipe: Path, monkeypatch, capsys) -> N
 
     in_the_way.unlink()
     monkeypatch.chdir(own_recipe.parent)
-    asked = command.Asked(Path(own_recipe.name), tuple(ARGUMENTS[:2]), 2, 1, Path("out"), groups=("responses",))
+    asked = command.AblateOptions(Path(own_recipe.name), tuple(ARGUMENTS[:2]), 2, 1, Path("out"), groups=("responses",))
     assert command.ablate(asked) == {}
     assert "7 of 8 trainings and measurements are done already" in " ".join(capsys.readouterr().out.split())
     assert {path.name for path in out.iterdir() if path.is_file() and path.name != ".lock"} == {
@@ -176,7 +176,7 @@ def test_what_can_t_be_is_refused_before_anything_is_written(tiny_recipe: Path, 
     out = tiny_recipe.parent / "out"
     asked = {"recipe": tiny_recipe, "overrides": (), "seeds": 1, "jobs": 1, "out": out, **changed}
     with pytest.raises(UserError, match=sentence):
-        command.ablate(command.Asked(**asked))
+        command.ablate(command.AblateOptions(**asked))
     assert not out.exists()
 
 
@@ -194,7 +194,7 @@ def test_a_folder_of_another_ablation_is_refused(tiny_recipe: Path) -> None:
 
 
 def test_a_dry_run_says_what_would_be_and_writes_nothing(tiny_recipe: Path, capsys) -> None:
-    asked = command.Asked(tiny_recipe, (), 3, 1, tiny_recipe.parent / "out", groups=("components", "masks"))
+    asked = command.AblateOptions(tiny_recipe, (), 3, 1, tiny_recipe.parent / "out", groups=("components", "masks"))
     command.ablate(asked, dry_run=True)
     shown = " ".join(capsys.readouterr().out.split())
     assert "labels only: 10 steps of 32 sequences" in shown and "untouched: measured as it is" in shown

@@ -66,7 +66,7 @@ def ready(said: bytes, folder: Path) -> None:
 
 
 def plan(said: bytes, folder: Path) -> None:
-    items = [_copying.Item.of("a.txt", b"content")]
+    items = [_copying.BoardFile.of("a.txt", b"content")]
     _copying.upload(Board(said), [_copying.Folder("bundles/x", items)], what="student")
 
 

@@ -11,7 +11,7 @@ import pytest
 from masters_edge import cli
 from masters_edge.common.errors import UserError
 from masters_edge.distill import distill
-from masters_edge.plan import Asked, memory, plan, rates
+from masters_edge.plan import PlanOptions, memory, plan, rates
 from masters_edge.plan.tokens import phase_tokens
 from masters_edge.recipe import load
 
@@ -82,7 +82,7 @@ def test_configs_alone_are_enough(tiny_recipe: Path) -> None:
         config = (home / name / "config.json").read_text()
         (home / name).unlink()
         (home / f"{name}.json").write_text(config)
-    asked = Asked(configs={f"./{name}": str(home / f"{name}.json") for name in ("student", "teacher")})
+    asked = PlanOptions(configs={f"./{name}": str(home / f"{name}.json") for name in ("student", "teacher")})
     made = plan(tiny_recipe, [], asked)
     assert made.student.total == 197_536 and any("assumed: a picture" in sentence for sentence in made.assumed)
 
@@ -91,7 +91,7 @@ def test_configs_alone_are_enough(tiny_recipe: Path) -> None:
 def test_paper_recipe_offline_from_the_shapes_that_come_along() -> None:
     """8 x 80 GiB: neither the responses nor a step of 32 questions fits; what is proposed does."""
     one = ["train.questions_per_device=1", "train.gradient_checkpointing=true"]
-    cut = Asked(gpus=8, gpu_bytes=80 * GIB, sharding="fsdp2", prompt_tokens=832)
+    cut = PlanOptions(gpus=8, gpu_bytes=80 * GIB, sharding="fsdp2", prompt_tokens=832)
     made = plan(PAPER, one, cut)
     assert any("come with masters-edge" in s.origin for s in (made.student, *made.teachers))
     assert made.responses is not None and made.responses.total > 80 * GIB
@@ -106,8 +106,8 @@ def test_paper_recipe_offline_from_the_shapes_that_come_along() -> None:
 @pytest.mark.slow
 def test_paper_recipe_whole_and_cached() -> None:
     one = ["train.questions_per_device=1", "train.gradient_checkpointing=true"]
-    asked = Asked(gpus=8, gpu_bytes=80 * GIB, sharding="fsdp2", prompt_tokens=832)
-    whole = plan(PAPER, one, Asked(gpus=8, gpu_bytes=80 * GIB, prompt_tokens=832)).phases[0].training
+    asked = PlanOptions(gpus=8, gpu_bytes=80 * GIB, sharding="fsdp2", prompt_tokens=832)
+    whole = plan(PAPER, one, PlanOptions(gpus=8, gpu_bytes=80 * GIB, prompt_tokens=832)).phases[0].training
     assert whole.parts["AdamW"] == 8 * whole.parts["DDP buckets"] // 4 and whole.total > 80 * GIB
     assert whole.parts["values set aside"] > 20 * GIB
     cached = plan(PAPER, [*one, "train.teacher_logits=cached"], asked).phases[0]
@@ -120,7 +120,7 @@ def test_paper_recipe_whole_and_cached() -> None:
 def test_what_does_not_fit_names_the_part_and_the_cure(tiny_recipe: Path) -> None:
     made = plan(tiny_recipe)
     usage = made.phases[0].training
-    less = plan(tiny_recipe, [], Asked(gpu_bytes=usage.total + memory.LIBRARIES - (1 << 20)))
+    less = plan(tiny_recipe, [], PlanOptions(gpu_bytes=usage.total + memory.LIBRARIES - (1 << 20)))
     (sentence,) = [s for s in less.warnings if s.startswith("phase")]
     assert f"the largest part is {less.phases[0].training.largest}" in sentence
     assert "with train." in sentence and "it takes" in sentence
@@ -143,7 +143,7 @@ def test_time_follows_from_the_rates(tiny_recipe: Path) -> None:
     known = {"generate_student": 10.0, "generate_teacher": 20.0, "score": 100.0, "train": 50.0, "evaluate": 2.0}
     file = tiny_recipe.parent / "rates.json"
     rates.Rates("a machine", known).save(file)
-    made = plan(tiny_recipe, [], Asked(rate=file))
+    made = plan(tiny_recipe, [], PlanOptions(rate=file))
     counted, seconds = made.phases[0].tokens, made.phases[0].seconds
     assert seconds["generate_student"] == counted.sum("generated_student") / 10
     assert seconds["train"] == counted.sum("trained_student") / 50
@@ -175,7 +175,7 @@ def test_time_of_a_real_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.chdir(tmp_path)
     recipe = ROOT / "recipes/demo.yaml"
     overrides = ["train.phases.0.steps=200", "data.held_out=100", "train.threads=2", "train.trackers=[]"]
-    made = plan(recipe, overrides, Asked(measure=True))
+    made = plan(recipe, overrides, PlanOptions(measure=True))
     started = time.perf_counter()
     run = distill(recipe, overrides)
     spent = time.perf_counter() - started

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from masters_edge.distill import distill
-from masters_edge.plan import Asked, plan, prompts
+from masters_edge.plan import PlanOptions, plan, prompts
 from masters_edge.plan.disk import PhaseDisk
 from masters_edge.recipe import load
 from masters_edge.responses import store
@@ -68,7 +68,7 @@ def test_disk_is_what_a_run_leaves(home: Path, overrides: list[str]) -> None:
     rows = rows_of(run.folder)
     questions = {(row["stage"], row["question_id"]) for row in rows}
     mean = sum(len(row["token_ids"]) for row in rows) / len(rows)
-    made = plan(home, overrides, Asked(response_tokens=mean))
+    made = plan(home, overrides, PlanOptions(response_tokens=mean))
     disk: PhaseDisk = made.phases[0].disk
     share = len(rows) / len(questions) / 8  # identical responses are kept once; the plan takes all for distinct
     assert 0.5 < share <= 1
