@@ -58,7 +58,8 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         self.filters["tojson"] = _to_json
         known: dict[str, Any] = self.filters
         self.filters = {name: self._paid(name, known[name]) for name in _FILTERS}
-        self.tests = {name: self._paid(name, test) for name, test in self.tests.items()}
+        tests: dict[str, Any] = self.tests
+        self.tests = {name: self._paid(name, test) for name, test in tests.items()}
         del self.globals["lipsum"]
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
