@@ -38,7 +38,7 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Whole or not at all."""
-    with whole_file(path) as temporary:
+    with whole_file(path, alone=True) as temporary:
         temporary.write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -66,7 +66,7 @@ def append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """The whole file or none of it."""
-    with whole_file(path) as temporary:
+    with whole_file(path, alone=True) as temporary:
         append_rows(temporary, rows)
         temporary.touch()
 

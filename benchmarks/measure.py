@@ -1,10 +1,11 @@
 """`bench`: several subjects on one suite and one device, into results.json, which is rewritten after each of them."""
 
+import contextlib
 import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,7 @@ from masters_edge.benchmarks.protocol import Options, Subject
 from masters_edge.benchmarks.results import Measurement, Results, Training
 from masters_edge.benchmarks.suites import Suite
 from masters_edge.common.errors import UserError
+from masters_edge.common.files import writing
 from masters_edge.data.images import some
 
 __all__ = ["Settings", "Subject", "Unfinished", "bench", "seconds_of"]
@@ -165,12 +167,20 @@ def _one(subject: Subject, peer: ModuleType, known: Results, shared: _Round) -> 
     """`known` with this subject in it, written to `shared.out`."""
     suite, options, place, out, on_note = shared.suite, shared.options, shared.place, shared.out, shared.on_note
     sha256 = peer.fingerprint(subject.place)
+
+    def keep(new: Measurement) -> Results:
+        return results.update(out, lambda now: agreement.with_agreements(now.with_measurement(new), out.parent))
+
     old = None if shared.fresh else _find(known, subject, peer, sha256, shared)
     if old is not None:  # the figures stay; what the caller says about the subject may have changed
         training = Training(steps=subject.extra.get("steps"), seconds=subject.extra.get("seconds"))
         new = old.model_copy(update={"training": training, "role": subject.role, "path": str(subject.path)})
-    else:
-        folder = out.parent / JOBS / _job_name(subject, suite, options, place)
+        known = keep(new)
+        if shared.on_reused is not None:
+            shared.on_reused(subject, new)
+        return known
+    folder = out.parent / JOBS / _job_name(subject, suite, options, place)
+    with _alone(folder, subject):
         if shared.fresh:
             shutil.rmtree(folder, ignore_errors=True)
         protocol.prepare(
@@ -190,24 +200,46 @@ def _one(subject: Subject, peer: ModuleType, known: Results, shared: _Round) -> 
         )
         if suite is not None:
             new = new.model_copy(update={"answers": _keep_answers(folder, new, out.parent, shared.unanswered)})
-    known = agreement.with_agreements(known.with_measurement(new), out.parent)
-    results.write(out, known)
-    if old is None:
-        _tidy(folder)
-        others = new.conditions.other_cores or 0
-        if others >= BUSY_CORES and on_note is not None:
-            on_note(
-                f"{subject.name}: other programs took {others:.1f} cores while it was timed, so its figures may be too "
-                "slow; end them and measure again with --fresh"
-            )
-        if (hidden_s := new.conditions.hidden_s or 0) >= HIDDEN_S and on_note is not None:
-            on_note(
-                f"{subject.name}: the page was out of sight for {hidden_s:.0f} s while it measured, so its figures may "
-                "be too slow; keep it in front and measure again with --fresh"
-            )
-    elif shared.on_reused is not None:
-        shared.on_reused(subject, new)
+        known = keep(new)
+        shutil.rmtree(folder, ignore_errors=True)
+    others = new.conditions.other_cores or 0
+    if others >= BUSY_CORES and on_note is not None:
+        on_note(
+            f"{subject.name}: other programs took {others:.1f} cores while it was timed, so its figures may be too "
+            "slow; end them and measure again with --fresh"
+        )
+    if (hidden_s := new.conditions.hidden_s or 0) >= HIDDEN_S and on_note is not None:
+        on_note(
+            f"{subject.name}: the page was out of sight for {hidden_s:.0f} s while it measured, so its figures may "
+            "be too slow; keep it in front and measure again with --fresh"
+        )
     return known
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, subject: Subject) -> Iterator[None]:
+    """Hold a job folder against other commands that measure the same; what is left empty goes.
+
+    Raises:
+        UserError: another command holds it, or it can't be written.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        with writing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(f"another masters-edge command measures {subject.name}; wait for its end") from None
+    try:
+        yield
+    finally:
+        lock.release()
+        with contextlib.suppress(OSError):
+            if not folder.exists():
+                Path(lock.lock_file).unlink()
+                folder.parent.rmdir()
 
 
 def _check(subjects: Sequence[Subject], settings: Settings) -> None:
@@ -297,13 +329,6 @@ def _keep_answers(folder: Path, measurement: Measurement, home: Path, unanswered
     more = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode()
     results.write_atomically(home / name, (folder / job.RAW / job.ANSWERS).read_bytes() + more)
     return name
-
-
-def _tidy(folder: Path) -> None:
-    """Remove a finished job."""
-    shutil.rmtree(folder, ignore_errors=True)
-    if folder.parent.is_dir() and not any(folder.parent.iterdir()):
-        folder.parent.rmdir()
 
 
 def _find(known: Results, subject: Subject, peer: ModuleType, sha256: str, shared: _Round) -> Measurement | None:

@@ -7,6 +7,7 @@ sentence.
 
 import json
 import re
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, get_args
@@ -16,7 +17,7 @@ from typing_extensions import Self
 
 from masters_edge.common import files
 from masters_edge.common.errors import UserError, reason
-from masters_edge.common.files import whole_file
+from masters_edge.common.files import whole_file, writing
 from masters_edge.common.plain import printable
 
 SCHEMA_VERSION = 3
@@ -357,6 +358,23 @@ def read(path: Path) -> Results:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise UserError(f"{path} is damaged at {where}: {first['msg']}; measure again") from None
+
+
+def update(path: Path, change: Callable[[Results], Results]) -> Results:
+    """Write results.json as `change` makes it of what is there now, which nobody else changes meanwhile: two commands
+    may measure into one file."""
+    from filelock import FileLock
+
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        lock.acquire()
+    try:
+        changed = change(read(path) if path.exists() else Results())
+        write(path, changed)
+    finally:
+        lock.release()
+    return changed
 
 
 def write(path: Path, results: Results) -> None:

@@ -6,7 +6,6 @@ from masters_edge.benchmarks import results
 from masters_edge.bundle.origin import Score
 from masters_edge.common.display import say
 from masters_edge.common.errors import UserError
-from masters_edge.common.files import read_json
 from masters_edge.run.folder import Run
 
 
@@ -20,7 +19,7 @@ def of_run(run: Run) -> list[Score]:
     except UserError as error:
         say(f"the model card goes without measured scores: {error}")
         return []
-    ended = datetime.fromisoformat(read_json(run.folder / "finished.json")["ended"].replace("Z", "+00:00"))
+    ended = datetime.fromisoformat(run.ended("ended")["ended"].replace("Z", "+00:00"))
     scores: dict[tuple[str, str], Score] = {}  # one for each checkpoint and suite, whatever else was changed in between
     for m in found:
         if m.kind == "checkpoint" and m.started >= ended and m.suite is not None and m.accuracy is not None:

@@ -5,8 +5,8 @@ Nothing heavy is imported before a command needs it, so that `--help` answers at
 
 import errno
 import os
+import signal
 import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -592,10 +592,18 @@ def doctor() -> None:
     console.print(machine.table())
 
 
-INTERRUPTED = 130
-# A full disk, a full quota, a limit on file sizes: as errno, and as Rust and C++ libraries spell them.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FULL_SIGNS = ("No space left on device", "quota exceeded", "File too large")
+INTERRUPTED, TERMINATED = 130, 143
+# What the system refuses because of where the files are; whoever calls can mend that.
+REFUSED = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EIO,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+)
 
 
 def _quiet() -> None:
@@ -606,6 +614,9 @@ def _quiet() -> None:
 
 def main() -> None:
     """Run a command; a user's mistake is one sentence and exit status 2."""
+    from masters_edge.common.files import disk_full
+
+    _hear_sigterm()
     try:
         app()
     except UserError as error:
@@ -617,20 +628,39 @@ def main() -> None:
             raise
         _fail(f"this command needs {error.name}; install it with: pip install 'masters-edge[{extra}]'", 2)
     except SystemExit as end:  # Typer turns Ctrl-C into status 130 and says nothing
-        if end.code == INTERRUPTED:
-            _fail("interrupted; the same command goes on where it stopped", INTERRUPTED)
+        if end.code in (INTERRUPTED, TERMINATED):
+            _fail("interrupted; the same command goes on where it stopped", end.code)
         raise
-    except Exception as error:  # a full disk surfaces as each library's own exception type
-        if getattr(error, "errno", None) in _FULL or any(sign in str(error) for sign in _FULL_SIGNS):
-            _fail(f"the disk is full ({error}); make room, and the same command goes on where it stopped", 2)
+    except Exception as error:
+        if disk_full(error):
+            said = " ".join(str(error).split())
+            _fail(f"the disk is full ({said}); make room, and the same command goes on where it stopped", 2)
+        if isinstance(error, OSError) and error.errno in REFUSED:
+            where = error.filename or "a file"
+            _fail(f"{where} can't be used ({error.strerror}); mend that, and the same command goes on", 2)
         raise
+
+
+def _hear_sigterm() -> None:
+    """End at SIGTERM as at Ctrl-C, which process 1 (a container's) would ignore otherwise; the second one ends at once.
+
+    Not below a launcher: it wants its processes gone, also those that wait in native code for the others.
+    """
+    if "RANK" in os.environ or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return
+
+    def end(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise SystemExit(TERMINATED)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def _fail(sentence: str, status: int) -> None:
-    # Of several processes that stumble over the same thing one speaks: the launcher ends the others meanwhile.
-    if (rank := int(os.environ.get("RANK", "0"))) > 0:
-        time.sleep(15 + rank)
+    from masters_edge.common import processes
     from masters_edge.common.plain import printable
 
-    typer.echo(printable(f"masters-edge: {sentence}"), err=True)
+    with processes.first_to_fail() as speaks:
+        if speaks:
+            typer.echo(printable(f"masters-edge: {sentence}"), err=True)
     sys.exit(status)

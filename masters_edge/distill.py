@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 
 from masters_edge import data, families, training
-from masters_edge.common import processes
+from masters_edge.common import processes, seals
 from masters_edge.common.cpu import free_cores
 from masters_edge.common.display import say
+from masters_edge.common.errors import UserError
 from masters_edge.common.files import write_text
 from masters_edge.data.records import Question
 from masters_edge.engines import Speaker
@@ -51,20 +52,21 @@ def distill(
     recipe = load(recipe_path, overrides)
     if join:
         turn.require_run(runs.folder_of(recipe, recipe_path))
-    cast = cast_of(recipe, recipe_path)
-    training.check(recipe, cast.student)
-    if distils(recipe):
-        masks.check(recipe, cast.teachers)
     here = processes.state()
     run = Run(runs.folder_of(recipe, recipe_path))
-    resumed = (run.folder / "run.json").exists()
     with contextlib.ExitStack() as held:
+        if here.is_main_process and not join:  # first: a folder that can't be written says so before data are read
+            held.enter_context(runs.lock(run.folder))
+        cast = cast_of(recipe, recipe_path)
+        training.check(recipe, cast.student)
+        if distils(recipe):
+            masks.check(recipe, cast.teachers)
+        resumed = (run.folder / "run.json").exists()
         if here.is_main_process:  # the others wait, then read what it wrote
             if not resumed:
                 check_data(cast, recipe, recipe_path)
-            if not join:
-                held.enter_context(runs.lock(run.folder))
-            runs.open_run(recipe, recipe_path, cast.fingerprints, _threads(recipe, here.num_processes))
+            threads = _threads(recipe, here.num_processes)
+            runs.open_run(recipe, recipe_path, cast.fingerprints, threads, helping=join)
             _say_left_out(run, cast)
         here.wait_for_everyone()
         if run.finished and not only_generate:
@@ -89,7 +91,7 @@ def _say_left_out(run: Run, cast: Cast) -> None:
 
 def _phases(run: Run, recipe: Recipe, cast: Cast, only_generate: bool, join: bool) -> None:
     """Phase after phase, each from the student of the one before, and the mark that all is done."""
-    torch.set_num_threads(run.info()["threads"])
+    torch.set_num_threads(run.info("threads")["threads"])
     started, source = time.monotonic(), cast.student
     teachers = TeacherChain(cast.teachers, recipe.mask, processes.state().device, run.folder)
     if distils(recipe):
@@ -110,9 +112,23 @@ def _phases(run: Run, recipe: Recipe, cast: Cast, only_generate: bool, join: boo
             if number + 1 < at.count:
                 say("later phases generate from the student that the earlier ones train: run distill for those")
             return
-        source = str(at.out)
+        source = _whole(at.out)
     if processes.state().is_main_process:
         finish(run, recipe, started)
+
+
+def _whole(student: Path) -> str:
+    """A student that a phase left, as the next one starts from it.
+
+    Raises:
+        UserError: it isn't what was saved.
+    """
+    if processes.state().is_main_process and (wrong := seals.damage(student)):
+        raise UserError(
+            f"{student} is damaged ({wrong}); delete it, and the same command makes it again from that phase's last "
+            "checkpoint"
+        )
+    return str(student)
 
 
 def _visits(at: PhaseOfRun, cast: Cast, student: Speaker, teachers: TeacherChain) -> tuple[Recipe, list[visits.Visit]]:
@@ -152,7 +168,8 @@ def _train(
     accuracy = training_phase.held_out(recipe, trainer, student, held_out, at.folder)
     stages = schedule.stages(recipe, phase, teachers.masks)
     training_phase.train(trainer, at.number, stages, MetricsLog(at.run.metrics), accuracy)
-    trainer.save_student(at.out, student.prompter.processor, student.source)
+    last = at.number + 1 == at.count
+    trainer.save_student(at.out, student.prompter.processor, student.source, seal=not last)
 
 
 def _threads(recipe: Recipe, count: int) -> int:

@@ -310,11 +310,6 @@ def _run_of(run: Path | None, inside: Path | None) -> Run | None:
     return None
 
 
-def _recipe_path(run: Run) -> Path:
-    """Where the run's recipe lay: relative paths in it start there."""
-    return Path(run.info()["recipe"])
-
-
 def _samples(run: Run | None, recipe: Recipe | None) -> list:
     """Pictures and questions to prove parity on: the run's held-out questions, else its training questions."""
     if run is None or recipe is None:
@@ -323,7 +318,7 @@ def _samples(run: Run | None, recipe: Recipe | None) -> list:
     else:
         from masters_edge.data.questions import read_questions
 
-        questions = read_questions(recipe, _recipe_path(run))
+        questions = read_questions(recipe, run.recipe_file())
         pool = questions.held_out or questions.train
         chosen = data.sample(pool, min(recipe.export.parity_samples, len(pool)), recipe.seed)
     return [(open_image(question), question.text) for question in chosen]
@@ -332,11 +327,10 @@ def _samples(run: Run | None, recipe: Recipe | None) -> list:
 def _subjects(run: Run | None, recipe: Recipe | None) -> list:
     """The run's teacher, its student before and after, and every bundle."""
     from masters_edge.benchmarks import Subject
-    from masters_edge.common.files import read_json
 
     assert run is not None and recipe is not None
-    where = _recipe_path(run)
-    finished = read_json(run.folder / "finished.json")
+    where = run.recipe_file()
+    finished = run.ended("steps", "training_seconds")
     trained = {"steps": finished["steps"], "seconds": finished["training_seconds"]}
     found = [
         Subject(name="teacher", role="teacher", path=checkpoint(recipe.teachers[-1], where), kind="checkpoint"),
@@ -368,7 +362,7 @@ def _added_test(run: Run) -> "Source | None":
     """data.test as the recipe's file has it now, for a run that began without: no student depends on it."""
     from masters_edge.recipe import load
 
-    path = _recipe_path(run)
+    path = run.recipe_file()
     found = load(path).data.test if path.is_file() else None
     if found is not None:
         say(f"the run began without data.test; the one that {path} has now is asked")
@@ -396,7 +390,7 @@ def _suite(run: Run | None, recipe: Recipe | None, choice: "SuiteChoice") -> "Su
         test = _added_test(run)
         if test is None:
             raise UserError(
-                f"the run's recipe has no data.test, so there is nothing to ask; add it to {_recipe_path(run)}, or "
+                f"the run's recipe has no data.test, so there is nothing to ask; add it to {run.recipe_file()}, or "
                 "name a --suite"
             )
     if test is None or (test.source == "easy-vqa" and test.split == "test"):
@@ -406,7 +400,7 @@ def _suite(run: Run | None, recipe: Recipe | None, choice: "SuiteChoice") -> "Su
     if metric is not None:  # asked for on the command line: it scores every question
         test = test.model_copy(update={"metric_column": None})
     left_out = data.LeftOut()
-    questions = data.read_source(test, _recipe_path(run).parent, left_out)
+    questions = data.read_source(test, run.recipe_file().parent, left_out)
     for note in left_out.notes:
         say(f"data.test: {note}")
     return suites.from_questions(questions, metric or recipe.bench.metric, name=test.source)

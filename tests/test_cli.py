@@ -1,11 +1,15 @@
 """The command line as a person meets it: speed, help, one-sentence errors, and the whole way on tiny models."""
 
+import errno
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from masters_edge import cli
@@ -171,3 +175,77 @@ def test_validate_looks_whether_the_questions_are_there(tmp_path: Path, capsys: 
     (tmp_path / "nope.jsonl").touch()
     cli.validate(recipe, [])
     assert "is valid" in capsys.readouterr().out
+
+
+CONTAINER = ["unshare", "-pf", "--mount-proc"]  # a process id of 1, as in a container
+
+
+def in_container() -> list[str]:
+    can = shutil.which("unshare") and subprocess.run([*CONTAINER, "true"], capture_output=True).returncode == 0
+    return CONTAINER if can else []
+
+
+def test_sigterm_ends_a_command_that_is_process_1_too(tmp_path: Path) -> None:
+    code = (
+        "import os, time; from masters_edge import cli\n"
+        "def command():\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    try: time.sleep(60)\n"
+        "    finally: print('cleaned up', flush=True)\n"
+        "cli.app = command; cli.main()"
+    )
+    before = in_container()
+    started = [*before, sys.executable, "-c", code]
+    with subprocess.Popen(started, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert (process.stdout.readline() == "1\n") == bool(before)
+        (psutil.Process(process.pid).children() if before else [process])[0].terminate()
+        out, errors = process.communicate(timeout=20)
+    assert process.returncode == 143 and out == "cleaned up\n"
+    assert errors == "masters-edge: interrupted; the same command goes on where it stopped\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EROFS, "Read-only file system", "runs/x"), "runs/x can't be used (Read-only file system)"),
+        (PermissionError(errno.EACCES, "Permission denied", "a.json"), "a.json can't be used (Permission denied)"),
+        (OSError(errno.EIO, "Input/output error"), "a file can't be used (Input/output error)"),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . \nunexpected pos 5 vs 4"), "the disk is full ([enf"),
+    ],
+)
+def test_what_the_system_refuses_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, error: Exception, said: str
+) -> None:
+    def command() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", command)
+    monkeypatch.setattr(cli, "_hear_sigterm", lambda: None)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    told = capsys.readouterr().err
+    assert end.value.code == 2 and told.startswith(f"masters-edge: {said}") and told.count("\n") == 1
+
+
+@pytest.mark.wide
+def test_of_several_processes_the_first_speaks(tmp_path: Path) -> None:
+    """Whichever that is: it needs no waiting for others, and the launcher ends them when it ends."""
+    code = (
+        "import os, time; from pathlib import Path\n"
+        "from masters_edge import cli; from masters_edge.common.errors import UserError\n"
+        "def command():\n"
+        "    Path(os.environ['RANK']).touch()\n"
+        "    while len(list(Path().iterdir())) < 3: time.sleep(0.01)\n"
+        "    raise UserError('no such thing')\n"
+        "cli.app = command; cli.main()"
+    )
+    (place := tmp_path / "here").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "WORLD_SIZE": "3"}
+    several = [
+        subprocess.Popen([sys.executable, "-c", code], env={**environment, "RANK": rank}, cwd=place, stderr=-1)
+        for rank in "210"
+    ]
+    said = [process.communicate()[1].decode() for process in several]
+    assert [process.returncode for process in several] == [2, 2, 2]
+    assert sorted(said) == ["", "", "masters-edge: no such thing\n"] and list(tmp_path.iterdir()) == [place]

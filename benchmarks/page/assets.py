@@ -9,7 +9,7 @@ the half gigabyte that they would pull in for Node isn't needed. Only what a bro
 import base64
 import hashlib
 import json
-import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -85,8 +85,7 @@ def fetch(folder: Path = FOLDER) -> None:
         raise CannotFetch("npm isn't installed")
     try:
         with tempfile.TemporaryDirectory(prefix="masters-edge-npm-") as place:
-            part = folder.with_name(f"{folder.name}.part-{os.getpid()}")
-            shutil.rmtree(part, ignore_errors=True)
+            part = folder.with_name(f"{folder.name}.part-{secrets.token_hex(4)}")
             part.mkdir(parents=True)
             try:
                 for package, (version, integrity) in _pinned().items():

@@ -17,12 +17,13 @@ from masters_edge.ablate.experiments import Experiment
 from masters_edge.common import memo
 from masters_edge.common.display import progress, say
 from masters_edge.common.errors import UserError
-from masters_edge.common.files import read_json, write_json
+from masters_edge.common.files import read_record, write_json
 from masters_edge.data.images import some
 from masters_edge.data.records import Question
 from masters_edge.recipe import Recipe, checkpoint, load
 from masters_edge.recipe.schema import Source
 from masters_edge.run import folder as runs
+from masters_edge.run.metrics import MetricsLog
 
 SCHEMA_VERSION = 1
 RESULT = "test.json"
@@ -48,17 +49,15 @@ def result(experiment: Experiment, out: Path, questions: int | None) -> dict[str
     """
     path = experiment.folder(out) / RESULT
     try:
-        found = read_json(path)
+        found = read_record(path, None, f"remove {path.parent} to train it again")
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); remove {path.parent} to train it again") from None
     if found.get("schema_version") != SCHEMA_VERSION or found.get("digest") != experiment.digest:
         raise UserError(
             f"{path} is the result of another recipe than this ablation's arm {experiment.title!r}; give a new "
             f"--out, or remove {path.parent} to train it again"
         )
-    return found if found["questions"] == questions and "fingerprints" in found else None
+    return found if found.get("questions") == questions and "fingerprints" in found else None
 
 
 def stale(found: dict[str, Any], experiment: Experiment, recipe_path: Path) -> str | None:
@@ -94,7 +93,7 @@ def perform(task: Task) -> dict[str, Any]:
     started = time.monotonic()
     overrides = [*experiment.overrides, f"run_dir={json.dumps(str(task.folder))}", *_same_threads(task.folder)]
     run = distill(task.recipe_path, overrides)
-    recipe, info, ended = run.recipe(), run.info(), read_json(run.folder / "finished.json")
+    recipe, info, ended = run.recipe(), run.info("threads", "fingerprints"), run.ended("steps", "training_seconds")
     seconds = round(time.monotonic() - started, 1)
     _use_threads(info["threads"])
     found = {
@@ -158,9 +157,9 @@ def _use_threads(count: int | None) -> None:
 
 def _of_metrics(path: Path) -> dict[str, float]:
     """From metrics.jsonl: held-out accuracy at the end, and means over the run of what was logged of the rewards."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = MetricsLog(path).lines()
     found: dict[str, float] = {}
-    curve = [line["eval_accuracy"] for line in lines if "eval_accuracy" in line]
+    curve = [line["eval_accuracy"] for line in lines if line.get("eval_accuracy") is not None]
     if curve:
         found |= {"held_out": curve[-1], "held_out_at_start": curve[0]}
     for name in ("r_acc", "no_advantage", "unscored"):

@@ -1,13 +1,22 @@
 """The processes of one run (`accelerate launch`, torchrun), or the only one: who am I, who writes, what is the mean."""
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
 # One process may check pictures or gather norms alone while the others wait; one that died is the launcher's to see.
 PATIENCE = timedelta(days=7)
+
+# Seconds between the first process's sentence and its end, in which others that stumble over the same thing keep quiet.
+# Its end makes the launcher end them, within a tenth of a second.
+_LINGERS = 2.0
 
 
 def on_cpu() -> bool:
@@ -29,6 +38,29 @@ def state() -> Any:
 def leave() -> None:
     """Take leave of the other processes, at the end of a command."""
     state().destroy_process_group()
+
+
+@contextlib.contextmanager
+def first_to_fail() -> Iterator[bool]:
+    """Whether this process is to say what went wrong: of those that one launcher started, the first that comes here."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield True
+        return
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(Path(tempfile.gettempdir()) / f"masters-edge-{os.getppid()}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    except OSError:  # nobody can write there: better said twice than not at all
+        yield True
+        return
+    yield True
+    time.sleep(_LINGERS)
+    with contextlib.suppress(OSError):
+        Path(lock.lock_file).unlink()
 
 
 def share(items: Sequence[Item]) -> Sequence[Item]:

@@ -10,16 +10,15 @@ Checked with vLLM 0.32 on a CPU (recipes/responses/vllm_check.py); sleeping, ten
 
 import importlib.util
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from masters_edge.common import processes
 from masters_edge.common.display import say
 from masters_edge.common.errors import UserError
-from masters_edge.common.files import sweep
+from masters_edge.common.files import temporary_folder
 from masters_edge.data.records import open_image
 from masters_edge.engines import tokens
 from masters_edge.engines.base import Closing, Request, Speaker
@@ -51,7 +50,7 @@ class VllmEngine(Closing):
         self.ends, self.placeholders = tokens.end_ids(speaker), speaker.placeholders
         self._llm: Any = None
         self._asleep = False
-        self._checkpoint: Path | None = None
+        self._held = ExitStack()  # the masked checkpoint
 
     @property
     def name(self) -> str:
@@ -83,9 +82,7 @@ class VllmEngine(Closing):
             if shutdown:
                 shutdown()
         self._llm = None
-        if self._checkpoint:
-            shutil.rmtree(self._checkpoint, ignore_errors=True)
-            self._checkpoint = None
+        self._held.close()
 
     def _generate(self, llm: Any, requests: Sequence[Request], sampling: Responses) -> list[list[list[int]]]:
         prompts, params = [], []
@@ -174,11 +171,9 @@ class VllmEngine(Closing):
         speaker = self.speaker
         if speaker.write is None:
             return speaker.source
-        self.folder.mkdir(parents=True, exist_ok=True)
-        sweep(self.folder)  # what a killed process left
-        self._checkpoint = self.folder / f".masked-teacher-{speaker.teacher}.{os.getpid()}.part"
-        speaker.write(self._checkpoint)
-        return str(self._checkpoint)
+        masked = self._held.enter_context(temporary_folder(self.folder / f"masked-teacher-{speaker.teacher}"))
+        speaker.write(masked)
+        return str(masked)
 
 
 _OTHER_PROMPT = "take the transformers engine or an endpoint, and report this"

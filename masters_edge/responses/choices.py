@@ -7,11 +7,13 @@ thresholds come from measurements (docs/results/ablation.md).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from masters_edge.common.files import read_json, write_json
+from pydantic import Field
+
+from masters_edge.common.files import read_fields, write_json
 from masters_edge.recipe import Phase, Recipe
 from masters_edge.recipe.schedule import group_size
 from masters_edge.responses.summary import Summary
@@ -27,9 +29,9 @@ ASKED = 128  # questions asked ahead for the split
 class Policy:
     """A policy term with its settings, and why."""
 
-    policy: str
-    weight: float
-    kl_beta: float
+    policy: Literal["paper", "positive", "truncated_is"]
+    weight: Annotated[float, Field(ge=0)]
+    kl_beta: Annotated[float, Field(ge=0)]
     why: str
 
 
@@ -37,9 +39,9 @@ class Policy:
 class Split:
     """Responses a question by student and teacher, questions a step, and why."""
 
-    student: int
-    teacher: int
-    questions_per_step: int
+    student: Annotated[int, Field(ge=0)]
+    teacher: Annotated[int, Field(ge=0)]
+    questions_per_step: Annotated[int, Field(ge=1)]
     why: str
 
 
@@ -66,7 +68,7 @@ def settle_policy(recipe: Recipe, summary: Summary, out: Path) -> Recipe:
     if recipe.reward.policy != "auto":
         return recipe
     if out.exists():
-        chosen = Policy(**_fields(out, Policy))
+        chosen = read_fields(out, SCHEMA_VERSION, Policy)
     else:
         chosen = policy(summary)
         _keep(out, chosen, summary=asdict(summary))
@@ -103,7 +105,7 @@ def settle_split(recipe: Recipe, phase: Phase, pool: int, out: Path, measure: Ca
     if recipe.responses.split != "auto" or phase.objective == "labels":
         return recipe
     if out.exists():
-        chosen = Split(**_fields(out, Split))
+        chosen = read_fields(out, SCHEMA_VERSION, Split)
     else:
         chosen = split(recipe, phase, measure(), pool)
         _keep(out, chosen)
@@ -121,8 +123,3 @@ def distinct(drawn: Mapping[str, Sequence[Any]]) -> float:
 
 def _keep(out: Path, chosen: Policy | Split, **beside: Any) -> None:
     write_json(out, {"schema_version": SCHEMA_VERSION, **asdict(chosen), **beside})
-
-
-def _fields(out: Path, kind: type[Policy] | type[Split]) -> dict[str, Any]:
-    kept = read_json(out)
-    return {field.name: kept[field.name] for field in fields(kind)}

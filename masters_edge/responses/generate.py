@@ -51,7 +51,7 @@ class Generator:
             key = provenance.of_labels(self.recipe, questions, self.fingerprints)
             folder = provenance.shared_folder(Path(shared), "labels", key)
         paths = self._made(folder, cut, on_progress) or self._answer(folder, cut, on_progress)
-        return {row["question_id"]: row["text"] for path in paths for row in store.read(path)}
+        return {row["question_id"]: row["text"] for path in paths for row in store.read(path, ("question_id", "text"))}
 
     def _answer(self, folder: Path, cut: Sequence[Any], on_progress: Progress | None) -> list[Path]:
         with self._teacher(len(self.teachers) - 1, 0.0) as (engine, _):

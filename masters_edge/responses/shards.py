@@ -14,6 +14,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from masters_edge.common.files import sweep
+
 _PAUSE = (0.05, 1.0)  # seconds between two looks at what others hold: first, longest
 
 
@@ -63,8 +65,7 @@ def _there(number: int, path: Path, make: Callable[[int, Path], None]) -> bool:
             if not mine:
                 return False
             if not path.exists():  # else somebody made it between the two looks
-                for left in path.parent.glob(f".{path.name}.*.part"):
-                    left.unlink(missing_ok=True)  # of a process that died over it: nobody else writes under this lock
+                sweep(path.parent, path.name)  # of a process that died over it
                 make(number, path)
                 if not path.exists():
                     raise RuntimeError(f"making {path} left no file")

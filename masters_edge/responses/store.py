@@ -237,9 +237,9 @@ class _opened:
 
         try:
             self.file = pyarrow.parquet.ParquetFile(self.path, page_checksum_verification=True)
-        except (OSError, pyarrow.ArrowInvalid) as error:
+            version = (self.file.schema_arrow.metadata or {}).get(_VERSION_KEY, b"?").decode()
+        except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
             raise self._damaged(error) from None
-        version = (self.file.schema_arrow.metadata or {}).get(_VERSION_KEY, b"?").decode()
         if version != str(SCHEMA_VERSION):
             self.file.close()
             raise UserError(
@@ -252,7 +252,7 @@ class _opened:
         import pyarrow
 
         self.file.close()
-        if isinstance(error, (OSError, pyarrow.ArrowInvalid)):
+        if isinstance(error, (OSError, pyarrow.ArrowException)):
             raise self._damaged(error) from None
 
     def _damaged(self, error: BaseException) -> UserError:

@@ -6,13 +6,13 @@ auto` chooses by these figures.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from masters_edge import rewards
-from masters_edge.common.files import read_json, write_json
+from masters_edge.common.files import read_fields, write_json
 from masters_edge.recipe.schema import Reward
 from masters_edge.responses import store
 
@@ -66,8 +66,7 @@ def of(paths: Iterable[Path], reward: Reward, out: Path) -> Summary:
 
 def read(path: Path) -> Summary:
     """A summary that was written before."""
-    kept = read_json(path)
-    return Summary(**{field.name: kept[field.name] for field in fields(Summary)})
+    return read_fields(path, SCHEMA_VERSION, Summary)
 
 
 def summarize(rows: Iterable[dict[str, Any]], reward: Reward) -> Summary:

@@ -4,10 +4,11 @@ A resumed run drops the lines behind its checkpoint, so the stream reads as if n
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-from masters_edge.common.files import write_text
+from masters_edge.common.files import json_of, write_text
 
 
 class MetricsLog:
@@ -16,26 +17,34 @@ class MetricsLog:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def lines(self) -> list[dict[str, Any]]:
-        """All whole lines; one torn by a kill is left out."""
+    def lines(self, phase: int | None = None) -> list[dict[str, Any]]:
+        """All whole lines, or those of a phase; what a kill tore or somebody else wrote there is left out."""
         found = []
         if self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
+            for text in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
-                    found.append(json.loads(line))
-                except ValueError:
+                    line = json.loads(text)
+                except (ValueError, RecursionError):
                     continue
+                if isinstance(line, dict) and (phase is None or line.get("phase") == phase):
+                    found.append(line)
         return found
 
     def keep(self, phase: int, step: int) -> None:
         """Drop what lies behind `step` of `phase` and in later phases."""
-        kept = [line for line in self.lines() if (line["phase"], line["step"]) <= (phase, step)]
-        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        kept = [line for line in self.lines() if _place(line) <= (phase, step)]
+        write_text(self.path, "".join(json_of(line) + "\n" for line in kept))
 
     def append(self, line: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json_of(line) + "\n")
 
     def seconds(self, phase: int) -> float:
         """Training seconds that the phase's last line has behind it."""
-        return max((line["seconds"] for line in self.lines() if line["phase"] == phase), default=0.0)
+        return max((s for line in self.lines(phase) if isinstance(s := line.get("seconds"), (int, float))), default=0.0)
+
+
+def _place(line: dict[str, Any]) -> tuple[float, float]:
+    """Phase and step of a line; behind all others where it has none."""
+    phase, step = line.get("phase"), line.get("step")
+    return (phase, step) if isinstance(phase, int) and isinstance(step, int) else (math.inf, math.inf)

@@ -4,7 +4,6 @@ In: a student folder and, where there is one, its run. Out: an `Origin`, which t
 told by its model card. A student without a run has a name and a licence, and nothing is made up for the rest.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from masters_edge.common.plain import line as shown
 from masters_edge.recipe import Recipe, checkpoint, schedule
 from masters_edge.recipe.stages import Masks
 from masters_edge.run.folder import Run
+from masters_edge.run.metrics import MetricsLog
 
 GONE = "not known: its folder is gone"
 _LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "LICENCE.md", "COPYING")
@@ -36,8 +36,7 @@ def of(student: Path, run: Run | None, measured: Sequence[Score] = ()) -> Origin
 
 def of_run(run: Run, measured: Sequence[Score] = ()) -> Origin:
     """What a finished run's own files say, and what was measured of its models."""
-    recipe, info = run.recipe(), run.info()
-    written = Path(info["recipe"])
+    recipe, written = run.recipe(), run.recipe_file()
     distils = any(phase.objective != "labels" for phase in recipe.train.phases)
     return Origin(
         name=run.folder.resolve().name,
@@ -45,7 +44,7 @@ def of_run(run: Run, measured: Sequence[Score] = ()) -> Origin:
         teachers=[_checkpoint(name, written) for name in recipe.teachers] if distils else [],
         recipe=written.name,
         seed=recipe.seed,
-        steps=read_json(run.folder / "finished.json")["steps"],
+        steps=run.ended("steps")["steps"],
         training=_training(run, recipe, distils),
         scores=[*_held_out(run), *measured],
     )
@@ -165,6 +164,6 @@ def _falling(masks: Masks) -> str:
 
 def _held_out(run: Run) -> list[Score]:
     """The last accuracy on held-out questions that training noted."""
-    lines = run.metrics.read_text(encoding="utf-8").splitlines() if run.metrics.exists() else []
-    found = [line["eval_accuracy"] for line in map(json.loads, lines) if "eval_accuracy" in line]
+    accuracies = [line.get("eval_accuracy") for line in MetricsLog(run.metrics).lines()]
+    found = [accuracy for accuracy in accuracies if accuracy is not None]
     return [Score(of="student", questions="held out of the training questions", per_cent=found[-1])] if found else []

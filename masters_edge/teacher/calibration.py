@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from masters_edge.common import processes
+from masters_edge.common import processes, seals
 from masters_edge.common.display import say
 from masters_edge.common.files import whole_file
 from masters_edge.data.records import Question
@@ -44,6 +44,7 @@ def gather(
             _say_unseen(chain, teacher, model, norms)
             with whole_file(kept_norms.path(folder, teacher)) as temporary:
                 save_file(norms, temporary)
+            seals.seal(kept_norms.path(folder, teacher).parent)
         here.wait_for_everyone()
 
 

@@ -116,13 +116,15 @@ def _read(path: Path, sources: Sequence[str]) -> list[dict[str, Any]]:
         found = read_json(path)
         known = found["teachers"]
         fits = found["schema_version"] == SCHEMA_VERSION and all(
-            isinstance(e["source"], str) and 0 <= e["r_max"] < 1 and 0 <= e["step"] < 1 for e in known
+            isinstance(e["source"], str) and 0 <= e["r_max"] < 1 and five_stages(e["r_max"]).step == e["step"]
+            for e in known
         )
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} can't be read ({type(error).__name__}: {error}); {remedy}") from None
-    if not fits or [entry["source"] for entry in known] != list(sources[: len(known)]):
+    names = [Path(source).name for source in sources]  # a project may be moved
+    if not fits or [Path(entry["source"]).name for entry in known] != names[: len(known)]:
         raise UserError(f"{path} is of another version or other teachers; {remedy}")
     return list(known)
 

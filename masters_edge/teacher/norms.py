@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from masters_edge.common import seals
 from masters_edge.common.errors import UserError
 
 
@@ -18,6 +19,8 @@ def read(folder: Path, teacher: int) -> dict[str, torch.Tensor]:
 
     file = path(folder, teacher)
     try:
+        if wrong := seals.damage(file.parent):
+            raise ValueError(wrong)
         return load_file(file)
     except Exception as error:  # safetensors has its own exception type
         raise UserError(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from masters_edge import rewards
+from masters_edge.common.errors import UserError
 from masters_edge.data.records import Question
 from masters_edge.families.prompts import Prompter
 from masters_edge.objective import sequences
@@ -49,7 +50,13 @@ class Visits(torch.utils.data.Dataset):
         if visit.shard is None:
             ids = self.student.response_ids(visit.question, visit.question.answer or "")
             return Group(visit.question, [{"token_ids": ids, "count": 1}], None)
-        return Group(visit.question, self._shard(visit.shard)[visit.question.id], visit.stage)
+        groups = self._shard(visit.shard)
+        if visit.question.id not in groups:
+            raise UserError(
+                f"{visit.shard} has no responses to question {visit.question.id}; delete it, and the same command "
+                "makes it again"
+            )
+        return Group(visit.question, groups[visit.question.id], visit.stage)
 
 
 class Collator:

@@ -11,6 +11,7 @@ from typing import Any
 
 from masters_edge.common import processes
 from masters_edge.common.display import TrainingScreen, progress, say
+from masters_edge.common.errors import UserError
 from masters_edge.data.records import Question
 from masters_edge.engines import Speaker
 from masters_edge.engines.transformers import Engine
@@ -21,12 +22,12 @@ from masters_edge.run.metrics import MetricsLog
 from masters_edge.teacher.chain import TeacherChain
 from masters_edge.training import qat
 from masters_edge.training.batches import Collator, Visits
-from masters_edge.training.checkpoints import MarkComplete, last_checkpoint
+from masters_edge.training.checkpoints import MarkComplete, last_checkpoint, newest
 from masters_edge.training.held_out import HeldOut
 from masters_edge.training.reporter import Reporter
 from masters_edge.training.setup import arguments, needs_reference, needs_teacher, trainable
 from masters_edge.training.sharded import whole
-from masters_edge.training.trainer import PhaseTrainer
+from masters_edge.training.trainer import NotFinite, PhaseTrainer
 
 
 def build(
@@ -116,7 +117,23 @@ def train(
                 on_step=lambda step: bar(completed=step),
             )
         )
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        except NotFinite as error:
+            raise UserError(_stopped(trainer, number, error)) from None
+
+
+def _stopped(trainer: PhaseTrainer, number: int, error: NotFinite) -> str:
+    """What to say of a phase that came to numbers that are none: where, what is left, what to do."""
+    good, rate = newest(Path(trainer.args.output_dir or "")), trainer.recipe.train.learning_rate
+    left = f"the last good checkpoint is {good}" if good else "there is no checkpoint yet"
+    if good and (good / "config.json").exists() and processes.state().num_processes == 1:
+        trainer.prompter.processor.save_pretrained(good)
+        left += ", a student as export --student takes it"
+    return (
+        f"training stopped in phase {number + 1}, {error}, which no later step mends; {left}; lower "
+        f"train.learning_rate (now {rate:g}) and start again with a new run_dir"
+    )
 
 
 def held_out(

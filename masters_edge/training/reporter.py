@@ -7,9 +7,12 @@ from typing import Any
 from transformers import TrainerCallback
 
 from masters_edge.common import processes
+from masters_edge.common.display import say
 from masters_edge.recipe.schedule import Stage
 from masters_edge.run.metrics import MetricsLog
 from masters_edge.training.trainer import PhaseTrainer
+
+STILL = 5  # lines of metrics with one loss, until it is said
 
 
 class Reporter(TrainerCallback):
@@ -28,6 +31,7 @@ class Reporter(TrainerCallback):
         self.log, self.trainer, self.number, self.stages = log, trainer, number, stages
         self.evaluate, self.on_line, self.on_step = evaluate, on_line, on_step
         self.before = log.seconds(number)
+        self.losses = [line["loss"] for line in log.lines(number) if "loss" in line]
         self.started = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -41,9 +45,21 @@ class Reporter(TrainerCallback):
         self.on_step(step)
         last = step == self.trainer.phase.steps
         if step % train.log_every == 0 or last:
-            self._write(step, {**self.trainer.take_measured(), "learning_rate": self.trainer._get_learning_rate()})
+            measured = self.trainer.take_measured()
+            self._write(step, {**measured, "learning_rate": self.trainer._get_learning_rate()})
+            self._say_if_still(measured["loss"], step, last)
         if self.evaluate and (step % train.eval_every == 0 or last):
             self._write(step, {"eval_accuracy": self.evaluate()})
+
+    def _say_if_still(self, loss: float, step: int, last: bool) -> None:
+        """Say it once when the loss has been the very same number all along: batches differ, so it never should."""
+        self.losses.append(loss)
+        if len({*self.losses}) == 1 and (len(self.losses) == STILL or last and 1 < len(self.losses) < STILL):
+            say(
+                f"the loss hasn't moved: it is {loss:g} in all {len(self.losses)} lines of metrics up to step {step}; "
+                "nothing is learned: look at train.learning_rate, train.freeze, and the share of groups without "
+                "advantage"
+            )
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         stage = next((s for s in self.stages if s.first < step <= s.last), self.stages[0] if self.stages else None)

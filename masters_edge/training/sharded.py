@@ -118,6 +118,12 @@ def register_head(student: Any, model: Any) -> None:
             deepspeed.zero.register_external_parameter(student, parameter)
 
 
+def own_part(parameter: Any) -> torch.Tensor:
+    """What this process holds of a weight: all of it, where it isn't cut up."""
+    part = getattr(parameter, "ds_tensor", parameter).detach()
+    return part.to_local() if isinstance(part, DTensor) else part
+
+
 @contextlib.contextmanager
 def whole(wrapper: Any) -> Iterator[None]:
     """The trained model in one piece in every process, so that each may generate at its own pace.

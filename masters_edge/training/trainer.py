@@ -5,6 +5,7 @@ that stays whole is masked in place before the step and its weights come back wi
 processes is loaded, masked and cut up anew for each stage.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ import torch
 from transformers import PrinterCallback, Trainer
 
 from masters_edge import rewards
-from masters_edge.common import processes
+from masters_edge.common import processes, seals
 from masters_edge.common.files import whole_folder
 from masters_edge.families.base import Family
 from masters_edge.families.prompts import Prompter
@@ -27,6 +28,13 @@ from masters_edge.recipe import Phase, Recipe
 from masters_edge.teacher.chain import TeacherChain
 from masters_edge.training import batches, qat, sharded
 from masters_edge.training.setup import has_adapters, live_rewards, needs_reference, plain_student
+
+
+class NotFinite(ArithmeticError):
+    """A loss, a gradient or a weight that is no number, and the optimizer step that it came up in."""
+
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(f"step {step}: {what}")
 
 
 class PhaseTrainer(Trainer):
@@ -46,7 +54,7 @@ class PhaseTrainer(Trainer):
         super().__init__(**options)
         sharded.load_whole()
         self.phase, self.recipe, self.teachers = phase, recipe, teachers
-        self.family = prompter.family
+        self.prompter, self.family = prompter, prompter.family
         self.rounding = rounding
         self.prepare_frozen = sharded.preparer(self.accelerator)
         self.reference = self.prepare_frozen(reference) if reference is not None and self.prepare_frozen else reference
@@ -98,6 +106,8 @@ class PhaseTrainer(Trainer):
             return loss
 
         loss = forward_as(model, student, objective)
+        if not torch.isfinite(loss):
+            raise NotFinite(self.state.global_step + 1, f"the loss is {loss.item():g}")
         if self.rounding:
             reported["qat"] = torch.tensor(float(self.rounding.on))
         for name, value in {**reported, **inputs.get("scores", {})}.items():
@@ -135,6 +145,21 @@ class PhaseTrainer(Trainer):
         fresh = {name: value.to(hidden.device) for name, value in batches.policy_inputs(scores, lengths).items()}
         return replace(objective, tokens=replace(objective.tokens, **fresh))
 
+    def _get_grad_norm(self, *options: Any, **named: Any) -> Any:
+        """As Trainer's, which asks for it before each optimizer step."""
+        norm = super()._get_grad_norm(*options, **named)
+        if norm is not None and not math.isfinite(norm):
+            raise NotFinite(self.state.global_step + 1, f"the gradient's norm is {float(norm):g}")
+        return norm
+
+    def _save_checkpoint(self, *options: Any, **named: Any) -> None:
+        """As Trainer's, also after the last step; weights that are no numbers are not saved."""
+        for name, parameter in self.model_wrapped.named_parameters():
+            own = sharded.own_part(parameter)
+            if parameter.requires_grad and own.numel() and not torch.stack(torch.aminmax(own)).isfinite().all():
+                raise NotFinite(self.state.global_step, f"weights are no numbers any more ({name})")
+        super()._save_checkpoint(*options, **named)
+
     def _teacher(self, inputs: Any) -> LogitsOf | TopLogProbs | None:
         if self.phase.objective not in ("joint", "distill") and not live_rewards(self.recipe, self.phase):
             return None
@@ -168,10 +193,10 @@ class PhaseTrainer(Trainer):
 
         return logits
 
-    def save_student(self, out: Path, processor: Any, source: str) -> None:
+    def save_student(self, out: Path, processor: Any, source: str, seal: bool = False) -> None:
         """The trained student as transformers saves it, whole, adapters merged; written by one process.
 
-        `source`: the checkpoint that the phase started from.
+        `source`: the checkpoint that the phase started from; `seal`: with digests of its files (`common.seals`).
         """
         weights = self.accelerator.get_state_dict(self.model_wrapped)
         if processes.state().is_main_process:
@@ -179,6 +204,8 @@ class PhaseTrainer(Trainer):
             with whole_folder(out) as temporary:
                 student.save_pretrained(temporary)
                 processor.save_pretrained(temporary)
+                if seal:
+                    seals.seal(temporary)
         processes.state().wait_for_everyone()
 
     def take_measured(self) -> dict[str, float]:

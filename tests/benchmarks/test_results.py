@@ -1,5 +1,7 @@
 import json
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +104,23 @@ def test_new_measurement_takes_the_place_of_its_namesake() -> None:
     for change in ({"runtime": "openvino"}, {"threads": 4}):
         other = sample.measurement("student fp32", **change)
         assert len(after.with_measurement(other).measurements) == len(before.measurements) + 1
+
+
+def test_two_commands_that_measure_into_one_file_lose_nothing(tmp_path: Path) -> None:
+    """The second one waits until the first has written, and adds to what it then finds."""
+    path, began = tmp_path / "bench" / "results.json", threading.Event()
+
+    def add(name: str, wait_s: float) -> None:
+        def change(now: results.Results) -> results.Results:
+            began.set()
+            time.sleep(wait_s)
+            return now.with_measurement(sample.measurement(name))
+
+        results.update(path, change)
+
+    first = threading.Thread(target=add, args=("first", 0.2))
+    first.start()
+    began.wait()
+    add("second", 0)
+    first.join()
+    assert [measurement.name for measurement in results.read(path).measurements] == ["first", "second"]

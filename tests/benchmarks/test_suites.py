@@ -135,7 +135,7 @@ def test_json_lines_need_nothing_beyond_the_base_installation(tmp_path: Path) ->
     path = jsonl(tmp_path)
     code = (
         "import sys\n"
-        "for name in ('datasets', 'pyarrow', 'pandas', 'torch', 'transformers', 'easy_vqa', 'filelock'):\n"
+        "for name in ('datasets', 'pyarrow', 'pandas', 'torch', 'transformers', 'easy_vqa'):\n"
         "    sys.modules[name] = None\n"
         "from masters_edge.benchmarks import suites\n"
         "from masters_edge.data import open_image\n"

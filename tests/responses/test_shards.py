@@ -88,7 +88,7 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen) -> None
 
 def halves(folder: Path, process: subprocess.Popen) -> list[Path]:
     """What this process has half-written."""
-    return list(folder.glob(f".*.{process.pid}.part"))
+    return list(folder.glob(f".*.{process.pid}-*.part"))
 
 
 def test_processes_make_each_shard_once(tmp_path: Path) -> None:

@@ -399,5 +399,4 @@ def test_a_killed_run_asks_nothing_twice(tmp_path: Path) -> None:
         second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
         assert json.loads(second.stdout) == [1.0] * 60
         counts = [sum(response_of(p) == f"blue {n}" for p in server.asked) for n in range(60)]
-        # What was under way, and on a busy machine a few that were answered and not written down yet.
-        assert sum(counts) <= 66 and max(counts) <= 2
+        assert sum(counts) <= 61 and max(counts) <= 2, "at most what was under way"

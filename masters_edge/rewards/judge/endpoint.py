@@ -52,11 +52,13 @@ class EndpointJudge:
         while waiting and not self._answered:  # one alone first: a server that isn't there is no reason to try them all
             place = waiting.pop(0)
             yield [(place, self._noted(self._background.run(self._ask(prompts[place]))))]
-        under_way: dict[Future[tuple[Reply, bool]], int] = {
-            self._background.start(self._ask(prompts[place])): place for place in waiting
-        }
+        under_way: dict[Future[tuple[Reply, bool]], int] = {}
         try:
-            while under_way:
+            while waiting or under_way:
+                # No more than can be under way: what was answered is written down before more is asked.
+                while waiting and len(under_way) < self.judge.concurrency:
+                    place = waiting.pop(0)
+                    under_way[self._background.start(self._ask(prompts[place]))] = place
                 done, _ = wait(under_way, return_when=FIRST_COMPLETED)
                 yield [(under_way.pop(future), self._noted(future.result())) for future in done]
         finally:
