@@ -52,9 +52,12 @@ economy: $(VENV)/installed
 
 install: $(VENV)/installed
 
+# A current pip resolves twice as fast as the one that Python 3.11 brings; and compiling all that torch, transformers and
+# coremltools hold would take longer than all the rest, where Python compiles what it imports, once.
 $(VENV)/installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check -q --upgrade pip
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e ".[dev]"
 	touch $@
 
 clean:

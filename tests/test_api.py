@@ -35,6 +35,7 @@ def said(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[io.Stri
     yield display.console.file  # type: ignore[misc]
 
 
+@pytest.mark.wide
 def test_every_example_does_what_it_shows(said: io.StringIO) -> None:
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     for name in IN_ORDER:

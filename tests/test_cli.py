@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
 from masters_edge import cli
 from masters_edge.common.errors import UserError
@@ -51,6 +52,7 @@ def test_the_board_side_never_touches_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.wide
 def test_without_an_extra_plans_work_and_the_rest_says_what_to_install(tiny_recipe: Path) -> None:
     absent = "import sys; sys.modules.update(torch=None, transformers=None, safetensors=None, onnx=None, torchao=None);"
     for command, expected in {
@@ -70,8 +72,8 @@ def test_without_an_extra_plans_work_and_the_rest_says_what_to_install(tiny_reci
 
 @pytest.mark.parametrize("command", [info.callback.__name__ for info in cli.app.registered_commands])
 def test_every_command_has_an_example(command: str) -> None:
-    shown = run(command, "--help")
-    assert shown.returncode == 0 and f"Example: masters-edge {command}" in " ".join(shown.stdout.split())
+    shown = CliRunner().invoke(cli.app, [command, "--help"])
+    assert shown.exit_code == 0 and f"Example: masters-edge {command}" in " ".join(shown.stdout.split())
 
 
 def test_help_names_every_target() -> None:

@@ -97,10 +97,12 @@ def kill_in_moments(recipe: Path, wanted: str, seed: int, *overrides: str) -> Co
     return hit
 
 
+@pytest.mark.wide
 def test_killed_run_ends_with_the_same_student(tiny_recipe: Path) -> None:
     kill_in_moments(tiny_recipe, random.choice(["gt", "gw", "st", "sw"]), int(time.time()))
 
 
+@pytest.mark.wide
 def test_an_interrupted_run_says_how_to_go_on(tiny_recipe: Path) -> None:
     process = start(tiny_recipe, "train.phases.0.steps=200")
     while process.poll() is None and progress(tiny_recipe.parent / "runs/tiny") < 1:
@@ -172,6 +174,7 @@ def test_a_run_writes_all_it_promises(tiny_recipe: Path, monkeypatch, capsys) ->
         distill(tiny_recipe, ["seed=3"])
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("objective", ["distill", "reward", "labels"])
 def test_each_objective_trains(tiny_recipe: Path, monkeypatch, objective: str) -> None:
     monkeypatch.chdir(tiny_recipe.parent)
@@ -199,6 +202,7 @@ def test_live_rewards_follow_the_student(tiny_recipe: Path, monkeypatch, teacher
     assert max(abs(a - b) for a, b in zip(live[1:], once[1:])) > 0.01
 
 
+@pytest.mark.wide
 def test_what_is_auto_is_chosen_before_training_and_kept(tiny_recipe: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tiny_recipe.parent)
     auto = [
@@ -230,6 +234,7 @@ def test_what_is_auto_is_chosen_before_training_and_kept(tiny_recipe: Path, monk
     assert distill(tiny_recipe, auto).finished and (folder / "policy.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.wide
 def test_one_phase_after_the_other_and_a_chain_of_teachers(tiny_recipe: Path, models: Path, monkeypatch) -> None:
     monkeypatch.chdir(tiny_recipe.parent)
     (tiny_recipe.parent / "large").symlink_to(models / "student", target_is_directory=True)

@@ -16,6 +16,7 @@ def overrides(url: str) -> list[str]:
     return ["reward.metric=judge", judge, "mask.r_max=0", "train.phases.0.steps=4", "train.save_every=2"]
 
 
+@pytest.mark.wide
 def test_a_judge_scores_the_responses_and_its_failures_are_left_out(tiny_recipe: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tiny_recipe.parent)
 

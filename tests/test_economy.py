@@ -42,6 +42,7 @@ def test_the_grouped_forward_needs_a_quarter_of_the_work_and_gives_the_same_grad
     assert float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) < 1e-5
 
 
+@pytest.mark.wide
 def test_chunks_need_an_eighth_of_the_memory_at_most(tmp_path: Path) -> None:
     sizes = ("--vocabulary", "30000", "--tokens", "1024", "--plain-tokens", "1024", "--entries", str(1 << 20))
     figures = run("chunked.py", tmp_path / "chunked.json", *sizes)

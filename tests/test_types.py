@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.wide
 def test_mypy_sees_export_and_benchmarks(tmp_path: Path) -> None:
     """By the configuration of `make lint`, but without other libraries, whose reading takes a minute."""
     code = tmp_path / "looks.py"

@@ -17,6 +17,7 @@ def logged(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("logits", ["live", "cached"])
 def test_a_teacher_with_a_longer_head_says_the_same(tiny_recipe: Path, monkeypatch, logits: str) -> None:
     monkeypatch.chdir(tiny_recipe.parent)
@@ -41,6 +42,7 @@ def test_a_teacher_with_a_longer_head_says_the_same(tiny_recipe: Path, monkeypat
     assert same == pytest.approx(padded, rel=1e-4)
 
 
+@pytest.mark.wide
 def test_stored_logits_train_nearly_as_a_live_teacher_and_say_so_in_the_store(tiny_recipe: Path, monkeypatch) -> None:
     monkeypatch.chdir(tiny_recipe.parent)
     curves = {}
@@ -64,6 +66,7 @@ def test_stored_logits_train_nearly_as_a_live_teacher_and_say_so_in_the_store(ti
     assert all(few <= live + 1e-3 for few, live in zip(curves["few"], curves["live"]))
 
 
+@pytest.mark.wide
 def test_training_on_stored_logits_loads_no_teacher(tiny_recipe: Path, monkeypatch) -> None:
     """Once the responses are there, the teacher's weights may be gone; its name and fingerprint stay known."""
     monkeypatch.chdir(tiny_recipe.parent)

@@ -64,6 +64,7 @@ def findings(out: Path) -> list[dict]:
     ]
 
 
+@pytest.mark.wide
 def test_an_ablation_from_end_to_end(own_recipe: Path, monkeypatch, capsys) -> None:
     out = own_recipe.parent / "out"
     in_the_way = out / "arms" / "reward-1" / "strange"

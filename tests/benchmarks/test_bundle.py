@@ -32,6 +32,7 @@ def own_answers() -> Suite:
     return from_questions(questions, "exact_match", name="own answers")
 
 
+@pytest.mark.wide
 def test_bundle_and_checkpoint_side_by_side(own_answers: Suite, tmp_path: Path) -> None:
     bundle = bundles.exported("smolvlm", "fp32")
     subjects = [

@@ -65,6 +65,7 @@ def test_what_is_unchanged_is_reused_and_said(run: Runs) -> None:
     assert results.read(run.out) == first
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     "change",
     [{"questions": 9}, {"latency_questions": 5}, {"cases": True}, {"sustain_s": 0.01}, {"fresh": True}],
@@ -100,6 +101,7 @@ def test_what_auto_took_is_reused_while_it_has_the_same_to_choose_from(
     assert run.reused == []
 
 
+@pytest.mark.wide
 def test_changed_files_machines_and_libraries_are_measured_again(run: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     run("a", "b", "old_numpy")
     assert run("a", "b", "old_numpy").measurements and run.reused == ["a", "b"]

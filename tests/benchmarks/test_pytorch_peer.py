@@ -82,6 +82,7 @@ def test_size_counts_neither_optimizer_nor_a_second_copy_of_the_weights(tmp_path
     assert pytorch._size(str(tmp_path)) == 110
 
 
+@pytest.mark.wide
 def test_measured_in_a_process_of_its_own(checkpoint: Path, suite: Suite, tmp_path: Path) -> None:
     subject = Subject("student before", "student before", checkpoint, "checkpoint")
     settings = Settings(latency_questions=5, threads=1)

@@ -167,6 +167,7 @@ def test_ctrl_c_stops_the_board_and_keeps_what_it_has(board: LoopbackBoard, suit
     assert sum(board.times_asked().values()) - before <= 12
 
 
+@pytest.mark.wide
 def test_two_benches_on_one_board_are_refused(board: LoopbackBoard) -> None:
     board.sshd.start()
     with ssh.connect(board.sshd.address, Wanted()):

@@ -8,6 +8,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from masters_edge.benchmarks.devices import _wheel
 
 REBUILD = (
@@ -15,6 +17,7 @@ REBUILD = (
 )
 
 
+@pytest.mark.wide
 def test_installs_alone_and_makes_itself_again(tmp_path: Path) -> None:
     """In a fresh environment without anything it depends on. From there it makes the same wheel: byte by byte."""
     for name in ("first", "again", "inside"):

@@ -63,6 +63,7 @@ def end(process: "subprocess.Popen[bytes]") -> None:
     assert children and not alive
 
 
+@pytest.mark.wide
 def test_a_real_bundle_killed_in_its_accuracy_pass_goes_on_at_the_next_question(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     from tests.export import bundles

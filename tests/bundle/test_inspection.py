@@ -15,6 +15,7 @@ from masters_edge.bundle import inspection
 from masters_edge.bundle import manifest as manifests
 from masters_edge.bundle.origin import Checkpoint, Origin
 from masters_edge.common.errors import UserError
+from tests import wide
 from tests.bundle.test_manifest import manifest
 from tests.export import bundles
 
@@ -109,7 +110,7 @@ def test_other_content_is_no_pickle(tmp_path: Path) -> None:
     assert taken <= 6  # of those one in a hundred ends well at once
 
 
-@pytest.mark.parametrize("scheme", ["fp32", "int4"])
+@pytest.mark.parametrize("scheme", wide.cells(["fp32", "int4"], ["int4"]))
 def test_an_exported_bundle_holds_no_pickle(scheme: str) -> None:
     made = bundles.exported("smolvlm", scheme)
     inspection.check(made, manifests.read(made))

@@ -43,6 +43,7 @@ def test_responses_do_not_depend_on_the_batch(engines) -> None:
     assert engines(64).answer([sampled(q, 3, 1, "teacher", 0) for q in questions], sampling) != one[:6]
 
 
+@pytest.mark.wide
 def test_greedy_is_what_transformers_answers(engines) -> None:
     question = easy_vqa.read("train")[3]
     engine = engines(4)

@@ -110,6 +110,7 @@ def test_methods_quantize_whole_students(loaded: students.LoadedStudent, method:
     assert differ > 10
 
 
+@pytest.mark.wide
 def test_gptq_answers_nearer_than_rounding_to_nearest(loaded: students.LoadedStudent) -> None:
     """Of logits on pictures that it did not see."""
     samples = [(tiny.picture(seed=number), tiny.TEXTS[2]) for number in range(12)]

@@ -35,9 +35,7 @@ def exported(family: str, scheme: str) -> Path:
     return bundles.exported(family, scheme, family == "smolvlm", target="coreml")
 
 
-@pytest.mark.parametrize(
-    ("family", "scheme"), wide.cells([("smolvlm", "int4"), ("qwen3_vl", "int8")], [("smolvlm", "int4")])
-)
+@pytest.mark.parametrize(("family", "scheme"), wide.cells([("smolvlm", "int4"), ("qwen3_vl", "int8")], []))
 def test_integers_in_the_packages_are_torchaos_bit_for_bit(family: str, scheme: str) -> None:
     model = load(bundles.student(family, family == "smolvlm")).model
     model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())

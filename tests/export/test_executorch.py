@@ -17,6 +17,7 @@ from masters_edge.export.static_graphs.xnnpack import layer
 from masters_edge.export.student import load
 from masters_edge.runtime import Student
 from masters_edge.runtime.opening import open_backend
+from tests import wide
 from tests.advice import follows
 from tests.export import bundles
 
@@ -71,6 +72,7 @@ def test_methods_share_weights() -> None:
     assert (folder / "decoder.pte").stat().st_size < 1.5 * weights + 150_000
 
 
+@pytest.mark.wide
 def test_an_answer_after_another_is_the_same(tmp_path: Path) -> None:
     student = Student.load(exported())
     (image, question), (other, _) = bundles.samples(2)
@@ -79,6 +81,7 @@ def test_an_answer_after_another_is_the_same(tmp_path: Path) -> None:
     assert student.answer(image, question, max_new_tokens=6).token_ids == first
 
 
+@pytest.mark.wide
 def test_strides_are_not_overlooked() -> None:
     backend = open_backend("executorch", "executorch", exported(), manifests.read(exported()).graphs, 1)
     pixels = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32).transpose(0, 3, 1, 2)
@@ -86,6 +89,7 @@ def test_strides_are_not_overlooked() -> None:
     assert np.array_equal(backend.vision({"pixel_values": pixels}), plain)
 
 
+@pytest.mark.wide
 @follows("ExecuTorch can't load {} ({}); copy or export the bundle again")
 def test_too_long_a_prompt_and_a_broken_file_in_one_sentence(tmp_path: Path) -> None:
     graphs = manifests.read(exported()).graphs
@@ -101,7 +105,10 @@ def test_too_long_a_prompt_and_a_broken_file_in_one_sentence(tmp_path: Path) -> 
     assert open_backend("executorch", "executorch", tmp_path, graphs, 1)
 
 
-@pytest.mark.parametrize(("bits", "group", "tolerance"), [(8, 64, 1e-6), (4, 32, 5e-3), (4, 64, 1e-6)])
+LAYERS = [(8, 64, 1e-6), (4, 32, 5e-3), (4, 64, 1e-6)]
+
+
+@pytest.mark.parametrize(("bits", "group", "tolerance"), wide.cells(LAYERS, LAYERS[:1]))
 def test_a_layer_alone(tmp_path: Path, bits: int, group: int, tolerance: float) -> None:
     """Against the same arithmetic in torchao; scales of several groups are bfloat16 in XNNPACK."""
     from executorch.runtime import Runtime

@@ -11,7 +11,7 @@ from masters_edge.bundle import manifest as manifests
 from masters_edge.export.gate import bisect
 from masters_edge.export.graphs import qwen_vl
 from masters_edge.export.student import LoadedStudent, load
-from tests import tiny
+from tests import tiny, wide
 from tests.export import bundles
 
 FAMILIES = ["qwen2_5_vl", "qwen3_vl"]
@@ -43,7 +43,7 @@ def features(model, pixels: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.wide
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", wide.cells(FAMILIES, ["qwen3_vl"]))
 def test_the_gate_is_passed(family: str) -> None:
     exact = manifests.check(bundles.exported(family, "fp32")).parity.exact
     assert max(part.max_relative_error for part in exact.parts.values()) < 1e-5
@@ -52,7 +52,7 @@ def test_the_gate_is_passed(family: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", wide.cells(FAMILIES, ["qwen3_vl"]))
 @pytest.mark.parametrize(
     "grid",
     [
@@ -75,7 +75,7 @@ def test_vision(family: str, grid: list[list[int]]) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", wide.cells(FAMILIES, ["qwen3_vl"]))
 @pytest.mark.parametrize("splits", [[11], [4, 7], [8, 1, 1, 1], [1, 10]])
 def test_decoder_over_any_past(family: str, splits: list[int]) -> None:
     torch.manual_seed(0)
@@ -119,7 +119,7 @@ def test_decoder_over_any_past(family: str, splits: list[int]) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", wide.cells(FAMILIES, ["qwen3_vl"]))
 def test_embedding(family: str) -> None:
     ids = torch.randint(0, 300, (3, 11))
     found = session(family, "embed_tokens").run(None, {"input_ids": ids.numpy()})[0]
@@ -128,7 +128,7 @@ def test_embedding(family: str) -> None:
     assert found.shape[-1] == HIDDEN * (3 if family == "qwen3_vl" else 1) and not found[..., HIDDEN:].any()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", wide.cells(FAMILIES, ["qwen3_vl"]))
 def test_weights_keep_the_students_names(family: str) -> None:
     names = dict(student(family).model.named_parameters(remove_duplicate=False))
     found = {}
@@ -139,7 +139,7 @@ def test_weights_keep_the_students_names(family: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", wide.cells(FAMILIES, ["qwen3_vl"]))
 def test_a_shortened_tower_still_fits_its_reference(family: str) -> None:
     with bisect.shortened(student(family), qwen_vl.LAYERS["vision_encoder"], 1):
         reference = qwen_vl.Reference(student(family), tiny.picture(40, 40), "what?", 2)

@@ -165,6 +165,7 @@ def test_names_follow_the_decoders_scheme() -> None:
     assert {name: onnx_graphs.dtype_of(SCHEMES[name]) for name in expected} == expected
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("family", "splitting"), FAMILIES)
 def test_names_and_dimensions_are_those_of_transformers_js(family: str, splitting: bool) -> None:
     def ends(values) -> dict[str, list[int | str]]:
@@ -255,6 +256,7 @@ def test_weights_in_a_file_beside_the_graph(tmp_path: Path, monkeypatch: pytest.
     )
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("keep", "expected"), [(0, 7), (1, 1), (3, 3)])
 def test_only_the_last_logits_where_they_are_asked_for(keep: int, expected: int) -> None:
     folder = bundles.exported("smolvlm", "fp32")

@@ -31,6 +31,7 @@ def test_every_scheme_computes_and_decodes(scheme: str, tmp_path: Path) -> None:
     toys.assert_computes(toy, tmp_path / "toy.onnx", session__qdq_matmulnbits_accuracy_level="1")
 
 
+@pytest.mark.wide
 def test_a_whole_student() -> None:
     folder = bundles.exported("smolvlm", "smallest", target="onnx_portable")
     manifest = manifests.check(folder)

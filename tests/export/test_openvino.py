@@ -48,6 +48,7 @@ def constants(path: Path) -> dict[str, tuple[str, list[int], bytes]]:
     return found
 
 
+@pytest.mark.wide
 def test_integers_in_the_bundle_are_torchaos_bit_for_bit(folder: Path) -> None:
     """Decoded here from the bytes in the files."""
     model = load(bundles.student("smolvlm", True)).model
@@ -77,6 +78,7 @@ def test_integers_in_the_bundle_are_torchaos_bit_for_bit(folder: Path) -> None:
     assert found == set(expected)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", target.SCHEMES)
 def test_every_scheme_computes_what_pytorch_does(scheme: str, tmp_path: Path) -> None:
     toy = toys.Toy(scheme)
@@ -135,6 +137,7 @@ def test_a_count_times_a_number_is_right_in_every_row() -> None:
         assert np.array_equal(compiled([values.numpy()])[0], Count()(values).numpy()), rows
 
 
+@pytest.mark.wide
 def test_names_and_shapes_are_those_of_openvino_genai(folder: Path) -> None:
     files = manifests.read(folder).graphs
     assert files == {
@@ -158,6 +161,7 @@ def test_names_and_shapes_are_those_of_openvino_genai(folder: Path) -> None:
     assert [end.get_any_name() for end in vision.inputs] == ["pixel_values", "pixel_attention_mask"]
 
 
+@pytest.mark.wide
 def test_the_cache_follows_the_beams() -> None:
     student = load(bundles.student("smolvlm", True))
     model = student.model
@@ -234,6 +238,7 @@ def test_nothing_of_the_exporting_machine_is_inside(folder: Path) -> None:
         assert str(shared.root()).encode() not in content, path
 
 
+@pytest.mark.wide
 def test_a_lowering_prints_nothing() -> None:
     code = """
 from masters_edge.common.quiet import hush

@@ -15,7 +15,7 @@ from masters_edge.export.quantize import quantize
 from masters_edge.export.student import LoadedStudent, load
 from masters_edge.quantization import by_part
 from masters_edge.runtime.backends.openvino import EXACT
-from tests import tiny, wide
+from tests import tiny
 from tests.export import bundles
 
 QUESTION = "what is in this image?"
@@ -64,7 +64,8 @@ def generated(pipeline, picture) -> list[int]:
     return ids
 
 
-@pytest.mark.parametrize("family", wide.cells(SIZES, ["qwen2_5_vl"]))
+@pytest.mark.wide
+@pytest.mark.parametrize("family", SIZES)
 def test_answers_equal_pytorch(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino_genai")
     genai = import_openvino("openvino_genai")
@@ -78,7 +79,8 @@ def test_answers_equal_pytorch(family: str, monkeypatch: pytest.MonkeyPatch) -> 
             assert generated(pipeline, picture) == reference(student, picture, QUESTION, NEW).answer, (backend, size)
 
 
-@pytest.mark.parametrize("family", wide.cells(SIZES, ["qwen2_5_vl"]))
+@pytest.mark.wide
+@pytest.mark.parametrize("family", SIZES)
 def test_our_own_runtime_runs_the_same_files(family: str) -> None:
     """The gate already compared them with PyTorch, part by part."""
     exact = manifests.check(exported(family)[1]).parity.exact
@@ -107,6 +109,7 @@ def test_graphs_and_ports_of_qwen() -> None:
     assert ends("qwen3_vl", "language") == decoder | deepstack
 
 
+@pytest.mark.wide
 def test_settings_of_internvl() -> None:
     folder = exported("internvl3")[1]
 

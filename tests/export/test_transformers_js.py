@@ -118,7 +118,7 @@ def references(case: Case, scheme: str) -> list:
     return [make(student, tiny.picture(*size, seed=i), QUESTION, TOKENS) for i, size in enumerate(case.sizes)]
 
 
-@pytest.mark.parametrize("case", wide.cells(CASES, CASES[2:5:2]), ids=str)
+@pytest.mark.parametrize("case", wide.cells(CASES, CASES[2:3]), ids=str)
 def test_answers_equal_pytorch(case: Case, tmp_path: Path) -> None:
     harness()
     expected = references(case, "fp32")

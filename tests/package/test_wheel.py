@@ -36,6 +36,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(source.build_wheel(place, tmp_path_factory.mktemp("wheel"))[0])
 
 
+@pytest.mark.wide
 def test_holds_the_rooms_files_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     names = [name for name in source.tracked() if not any(fnmatch(name, pattern) for pattern in CLONE_ALONE)]
     wanted = {

@@ -202,6 +202,7 @@ def left_as_it_was(adb: StandIn, phone: Phone) -> bool:
     return phone.settings == {_adb.STAY_ON: "0"} and not adb.reversed_ports(phone)
 
 
+@pytest.mark.wide
 def test_a_phone_is_measured_under_its_own_name_and_left_as_it_was(
     adb: StandIn, bundle: Path, suite: Suite, tmp_path: Path
 ) -> None:
@@ -228,6 +229,7 @@ def test_a_phone_is_measured_under_its_own_name_and_left_as_it_was(
     assert phone.opened[0].startswith("http://localhost:")
 
 
+@pytest.mark.wide
 def test_a_cable_that_is_pulled_and_put_back_is_mended(
     adb: StandIn, bundle: Path, suite: Suite, tmp_path: Path
 ) -> None:
@@ -344,6 +346,7 @@ with adb.connect("adb:R5CT", Wanted(port=0)):
 """
 
 
+@pytest.mark.wide
 def test_ctrl_c_leaves_the_phone_as_it_was(adb: StandIn) -> None:
     phone = adb.plug(Phone("R5CT", browser=lambda url: None))
     with subprocess.Popen([sys.executable, "-c", _WAITING], stderr=subprocess.DEVNULL) as process:

@@ -141,6 +141,7 @@ def test_webgpu_answers_so_too(server: Server) -> None:
             engine.close()
 
 
+@pytest.mark.wide
 def test_an_answer_ends_and_is_timed_as_in_python(browser: Browser, server: Server) -> None:
     bundle = bundles.exported("smolvlm", "fp32", True)
     student = Student.load(bundle, backend="onnxruntime", threads=1)
@@ -178,6 +179,7 @@ def test_an_answer_ends_and_is_timed_as_in_python(browser: Browser, server: Serv
     assert not complaints(browser)  # of the policy, or of a script
 
 
+@pytest.mark.wide
 def test_what_a_checkpoint_wants_of_generation_is_as_in_python(
     browser: Browser, server: Server, tmp_path: Path
 ) -> None:

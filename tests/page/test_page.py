@@ -23,7 +23,7 @@ from masters_edge.benchmarks.suites import load
 from masters_edge.common.errors import UserError
 from masters_edge.data.records import open_image
 from masters_edge.runtime import Student
-from tests import tiny, wide
+from tests import tiny
 from tests.page.conftest import EAGER, Bench, benched, int4, made_later, opened
 from tests.page.driver import DESKTOP, PHONE, SWIFTSHADER, Browser, chromium, logged_urls, needs_browser
 from tests.serve.server import png
@@ -65,7 +65,8 @@ def answers(run: Bench) -> list[str]:
     return [json.loads(line)["text"] for line in (run.out.parent / name).read_text().splitlines()]
 
 
-@pytest.mark.parametrize("screen", wide.cells(["laptop", "phone"], ["phone"]))
+@pytest.mark.wide
+@pytest.mark.parametrize("screen", ["laptop", "phone"])
 def test_fifty_official_questions(screen: str, student: Student, tmp_path: Path) -> None:
     view, net_log = PHONE if screen == "phone" else DESKTOP, tmp_path / "net.json"
     suite = load("easy-vqa").take(50)
@@ -162,6 +163,7 @@ def ask(browser: Browser, question: str) -> str:
     return str(browser.js("return document.getElementById('answer').textContent"))
 
 
+@pytest.mark.wide
 def test_closed_in_the_middle_and_opened_again(browser: Browser, tmp_path: Path) -> None:
     run = benched(tmp_path, load("easy-vqa").take(200))
     link = run.link
@@ -243,6 +245,7 @@ def test_stop_and_go_on_later(browser: Browser, tmp_path: Path) -> None:
         assert "warm-up" not in again.phases()  # of the first run
 
 
+@pytest.mark.wide
 def test_a_wrong_link_and_one_used_before(browser: Browser, tmp_path: Path) -> None:
     run = benched(tmp_path)
     browser.driver.get(f"{run.link}x")

@@ -31,6 +31,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.wide
 def test_a_screen_of_80_columns_and_json(tiny_recipe: Path) -> None:
     home = tiny_recipe.parent
     done = command("tiny.yaml", "--json", "plan.json", cwd=home)
@@ -160,6 +161,7 @@ def test_unknown_questions_are_taken_to_come_once(tiny_recipe: Path) -> None:
     assert counted.sum("asked") == counted.sum("visits") == 40
 
 
+@pytest.mark.wide
 def test_a_measured_rate(tiny_recipe: Path) -> None:
     measured = rates.measure(tiny_recipe, [])
     assert set(measured.rates.tokens_per_second) == set(rates.PARTS) - {"train_rounded"}

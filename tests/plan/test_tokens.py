@@ -24,6 +24,7 @@ def home(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tiny_recipe
 
 
+@pytest.mark.wide
 def test_counts_are_those_of_a_run(home: Path) -> None:
     """Responses of one token each: none can end earlier, so what is generated is exactly the bound."""
     overrides = ["responses.max_new_tokens=1", "train.gradient_checkpointing=false"]
@@ -39,6 +40,7 @@ def test_counts_are_those_of_a_run(home: Path) -> None:
     assert counted.evaluations == 3  # steps 0, 5 and 10
 
 
+@pytest.mark.wide
 def test_tokens_are_bounds_and_exact_for_the_lengths_that_came_up(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     original = Visits.__getitem__
@@ -62,6 +64,7 @@ def on_disk(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("overrides", [[], ["train.teacher_logits=cached"], ["train.lora={rank: 4}"]])
 def test_disk_is_what_a_run_leaves(home: Path, overrides: list[str]) -> None:
     run = distill(home, overrides)

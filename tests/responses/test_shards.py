@@ -91,6 +91,7 @@ def halves(folder: Path, process: subprocess.Popen) -> list[Path]:
     return list(folder.glob(f".*.{process.pid}-*.part"))
 
 
+@pytest.mark.wide
 def test_processes_make_each_shard_once(tmp_path: Path) -> None:
     """Nobody is slow: they meet at every shard, and at every lock file that goes."""
     folder = tmp_path / "responses"
@@ -100,6 +101,7 @@ def test_processes_make_each_shard_once(tmp_path: Path) -> None:
     assert_as_undisturbed(folder)
 
 
+@pytest.mark.wide
 def test_killed_in_the_middle_of_shards_nothing_is_lost_or_made_twice(tmp_path: Path) -> None:
     """Three of six kills hit when half of a shard is written, three at any moment."""
     folder, seed = tmp_path / "responses", time.time_ns()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from masters_edge.distill import distill
 from masters_edge.responses import store
@@ -22,6 +23,7 @@ def same(ours: list[dict], theirs: list[dict]) -> bool:
     )
 
 
+@pytest.mark.wide
 def test_what_one_run_made_another_reads(tiny_recipe: Path, monkeypatch) -> None:
     monkeypatch.chdir(tiny_recipe.parent)
     shared = Path("shared")

@@ -22,6 +22,7 @@ def runner(request, monkeypatch) -> Backend:
     return open_backend(name, request.param, folder, manifests.read(folder).graphs, 1, exact=True)
 
 
+@pytest.mark.wide
 def test_token_by_token_is_as_all_at_once(runner: Backend) -> None:
     embeds = np.random.default_rng(0).standard_normal((1, 40, WIDTH)).astype(np.float32)
     places = np.arange(40)[None]
@@ -33,6 +34,7 @@ def test_token_by_token_is_as_all_at_once(runner: Backend) -> None:
     assert np.abs(np.concatenate(steps, axis=1) - whole).max() <= 1e-5 * np.abs(whole).max()
 
 
+@pytest.mark.wide
 def test_what_is_kept_counts_as_read(runner: Backend) -> None:
     rng = np.random.default_rng(1)
     first, second = (rng.standard_normal((1, 12, WIDTH)).astype(np.float32) for _ in range(2))

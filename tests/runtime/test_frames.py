@@ -21,6 +21,7 @@ def test_frames_come_in_order_and_the_rest_stays_whole() -> None:
     assert all(same[name] is array for name, array in patches.items())
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("target", "name"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
 def test_one_frame_at_a_time_sees_what_all_at_once_sees(target: str, name: str, monkeypatch) -> None:
     folder = bundles.exported("idefics3", "fp32", True, target=target)

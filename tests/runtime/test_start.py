@@ -30,6 +30,7 @@ TARGETS = [
 ]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("target", "scheme", "splitting", "package"), TARGETS)
 def test_the_first_answer_comes_soon_and_without_torch(
     target: str, scheme: str, splitting: bool, package: str, tmp_path: Path

@@ -73,6 +73,7 @@ def browser() -> Iterator[Browser]:
     driver.quit()
 
 
+@pytest.mark.wide
 @needs_browser
 def test_a_persons_way(browser: Browser, server: Server, student: Student, tmp_path: Path) -> None:
     image = tiny.picture(70, 51, seed=3)

@@ -47,6 +47,7 @@ def ladder_of(source: Path, questions: list[Question], ratios=ladder.RATIOS, **m
     )  # fmt: skip
 
 
+@pytest.mark.wide
 def test_measures_accuracy_and_divergence_as_computed_one_by_one(models: Path, asked: list[Question]) -> None:
     """Labels that the teacher gets right half of the time; each question alone, MaskedTeacher, plain forward passes."""
     model, family, prompter = parts(models / "teacher")
@@ -102,6 +103,7 @@ def test_chooses_the_largest_ratio_that_keeps_enough(accuracies: list[float], ke
             assert rung.accuracy < keep * accuracies[0]
 
 
+@pytest.mark.wide
 def test_a_run_measures_each_teacher_once_and_follows_it(tiny_recipe: Path, models: Path, monkeypatch) -> None:
     monkeypatch.chdir(tiny_recipe.parent)
     (tiny_recipe.parent / "large").symlink_to(models / "student", target_is_directory=True)
@@ -145,6 +147,7 @@ def test_a_damaged_or_foreign_mask_json_is_one_sentence(tmp_path: Path, tiny_rec
         ladder.measure(tmp_path, recipe, chain, [])
 
 
+@pytest.mark.wide
 def test_activation_norms_are_kept_with_the_run_and_used(tiny_recipe: Path, monkeypatch) -> None:
     monkeypatch.chdir(tiny_recipe.parent)
     options = ["mask.score=activation", "mask.calibration_questions=3"]

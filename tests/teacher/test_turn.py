@@ -105,6 +105,7 @@ def begin(recipe: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Non
         distill(recipe, [SMALL_SHARDS, *overrides], only_generate=True)
 
 
+@pytest.mark.wide
 def test_two_that_join_and_one_alone_make_the_same_responses(alone: Path, tiny_recipe: Path, monkeypatch) -> None:
     home, wanted = tiny_recipe.parent, ("run_dir=shared", "responses.batch_size=5")
     begin(tiny_recipe, monkeypatch, *wanted)
@@ -138,6 +139,7 @@ def test_whoever_is_killed_the_last_one_ends_it(alone: Path, tiny_recipe: Path, 
     assert_same_responses(alone, home / "shared", exact=True)
 
 
+@pytest.mark.wide
 def test_a_run_that_nobody_began_or_that_does_not_fit_is_refused(tiny_recipe: Path, monkeypatch) -> None:
     monkeypatch.chdir(tiny_recipe.parent)
     with pytest.raises(UserError, match=r"runs/tiny has no run.json; start the first command without --join"):

@@ -93,6 +93,7 @@ def test_refused_before_anything_is_generated(home: Path, tiny_recipe: Path, ove
     assert not Path("runs").exists()
 
 
+@pytest.mark.wide
 def test_bf16_trains(home: Path, tiny_recipe: Path) -> None:
     run = distill(tiny_recipe, [*SHORT, "train.precision=bf16", "train.trackers=[none]"])
     exact = distill(tiny_recipe, [*SHORT, "train.trackers=[]", "run_dir=exact"])

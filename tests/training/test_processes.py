@@ -39,6 +39,7 @@ def same_rows(one: Path, other: Path) -> None:
             assert {k: str(v) for k, v in a.items()} == {k: str(v) for k, v in b.items()}
 
 
+@pytest.mark.wide
 def test_two_processes_train_the_same_student(one_process: Path, tiny_recipe: Path) -> None:
     home = tiny_recipe.parent
     done = runs.launch(runs.CONFIGS / "ddp-cpu.yaml", "distill", tiny_recipe.name, *TRAINED, "run_dir=two", cwd=home)

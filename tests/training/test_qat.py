@@ -120,6 +120,7 @@ def test_the_heads_gradient_reaches_its_weight_through_the_chunked_loss(models: 
     assert torch.allclose(model.lm_head.weight.grad, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.wide
 def test_a_run_changes_from_its_step_on_and_saves_an_ordinary_student(home: Path, tiny_recipe: Path) -> None:
     plain = distill(tiny_recipe, [*SHORT, "run_dir=plain"])
     run = distill(tiny_recipe, ROUNDED)
@@ -139,6 +140,7 @@ def test_a_run_changes_from_its_step_on_and_saves_an_ordinary_student(home: Path
     assert not torch.equal(a[name], torch.from_numpy(integers[name].dequantize()))  # float32, not rounded
 
 
+@pytest.mark.wide
 def test_the_loss_reads_a_rounded_head(home: Path, tiny_recipe: Path) -> None:
     """No layer's forward does: the loss takes the head's weight and makes the logits itself."""
     plain = distill(tiny_recipe, [*SHORT, "run_dir=plain"])
