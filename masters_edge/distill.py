@@ -20,7 +20,6 @@ from masters_edge.common.cpu import free_cores
 from masters_edge.common.display import say
 from masters_edge.common.errors import UserError
 from masters_edge.common.files import write_text
-from masters_edge.data.records import Question
 from masters_edge.engines import Speaker
 from masters_edge.families.prompts import Prompter
 from masters_edge.recipe import Recipe, load, schedule
@@ -64,7 +63,7 @@ def distill(
         resumed = (run.folder / "run.json").exists()
         if here.is_main_process:  # the others wait, then read what it wrote
             if not resumed:
-                check_data(cast, recipe, recipe_path)
+                training.check_attention(recipe, cast, check_data(cast, recipe, recipe_path))
             threads = _threads(recipe, here.num_processes)
             runs.open_run(recipe, recipe_path, cast.fingerprints, threads, helping=join)
             _say_left_out(run, cast)
@@ -107,7 +106,7 @@ def _phases(run: Run, recipe: Recipe, cast: Cast, only_generate: bool, join: boo
             student = Speaker(Prompter.load(cast.student), source, model)
             settled, visited = _visits(at, cast, student, teachers)
             if not only_generate:
-                _train(replace(at, recipe=settled), cast.questions.held_out, student, teachers, visited)
+                _train(replace(at, recipe=settled), cast, student, teachers, visited)
         if only_generate:
             if number + 1 < at.count:
                 say("later phases generate from the student that the earlier ones train: run distill for those")
@@ -152,7 +151,7 @@ def _visits(at: PhaseOfRun, cast: Cast, student: Speaker, teachers: TeacherChain
 
 def _train(
     at: PhaseOfRun,
-    held_out: Sequence[Question],
+    cast: Cast,
     student: Speaker,
     teachers: TeacherChain,
     visited: Sequence[visits.Visit],
@@ -163,9 +162,9 @@ def _train(
     os.environ.setdefault("WANDB_PROJECT", "masters-edge")
     recipe, phase, first = at.recipe, at.phase, training_phase.rounded_from(at.recipe, at.number)
     trainer = training_phase.build(
-        recipe, phase, student, teachers, visited, at.folder / "checkpoints", rounded_from=first
+        recipe, phase, student, teachers, visited, at.folder / "checkpoints", rounded_from=first, start=cast.student
     )
-    accuracy = training_phase.held_out(recipe, trainer, student, held_out, at.folder)
+    accuracy = training_phase.held_out(recipe, trainer, student, cast.questions.held_out, at.folder)
     stages = schedule.stages(recipe, phase, teachers.masks)
     training_phase.train(trainer, at.number, stages, MetricsLog(at.run.metrics), accuracy)
     last = at.number + 1 == at.count

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from masters_edge import rewards
 from masters_edge.common.errors import UserError
 from masters_edge.distill import distill
 from masters_edge.responses import store
+from tests.engines.scripted import completion, scripted, spoken
 
 
 def start(recipe: Path, *overrides: str, module: str = "masters_edge") -> subprocess.Popen:
@@ -147,22 +149,30 @@ def test_a_run_writes_all_it_promises(tiny_recipe: Path, monkeypatch, capsys) ->
     assert load_model(str(run.student)).config.model_type == "smolvlm" and load_processor(str(run.student)).tokenizer
 
     rows = [row for path in (run.folder / "phase-0-joint/responses").rglob("*.parquet") for row in store.read(path)]
+    end = load_processor(str(run.student)).tokenizer.eos_token_id
     by_group: dict = {}
     for row in rows:
         by_group.setdefault((row["stage"], row["question_id"]), []).append(row)
     assert {row["ratio"] for row in rows} == {0.2, 0.15, 0.1, 0.05, 0.0}
-    assert {row["label_source"] for row in rows} == {"label", "teacher"}
+    assert {row["label_source"] for row in rows} == {"label", None}  # this teacher's own answers are all cut
     for group in by_group.values():
         assert sum(row["count"] for row in group) == 8
         assert len({tuple(row["token_ids"]) for row in group}) == len(group)
-        assert {row["scorer"] for row in group} == {"rule:exact_match"}
         scores = rewards.score(group, run.recipe().reward)
         assert scores.r_distill.max() == 1.0
-        np.testing.assert_allclose(scores.reward, [row["r_acc"] for row in group] + scores.r_distill)
+        np.testing.assert_allclose(scores.reward, [row["r_acc"] or 0.0 for row in group] + scores.r_distill)
         for row in group:
             assert len(row["log_probs"]) == len(row["token_ids"]) <= 4
+            assert row["cut"] == (row["token_ids"][-1] != end)
+            scorer = "rule:cut" if row["cut"] else "rule:exact_match"
+            assert row["scorer"] == (scorer if row["label"] else None) and not (row["cut"] and row["r_acc"])
+    summary = json.loads((run.folder / "phase-0-joint/responses.json").read_text())
+    cut = sum(row["count"] for row in rows if row["cut"])
+    assert 0 < cut == summary["cut"] and summary["student_cut"] > 0 and summary["teacher_cut"] > 0
 
-    capsys.readouterr()
+    screen = " ".join(capsys.readouterr().out.split())
+    assert f"{cut:,} cut by responses.max_new_tokens, which count as wrong" in screen
+    assert re.search(r"(\d+) of the teacher's own \1 answers are no labels, since they are empty or were cut", screen)
     assert distill(tiny_recipe).finished
     assert "is finished: nothing to do" in capsys.readouterr().out
     before, lines = weights(run.folder), metrics(run.folder)
@@ -245,6 +255,80 @@ def test_one_phase_after_the_other_and_a_chain_of_teachers(tiny_recipe: Path, mo
     assert [line["teacher"] for line in lines] == [0, 0, 0, 1, 1, 1] * 2
     assert [line["mask_ratio"] for line in lines[:6]] == [0.1, 0.05, 0.0] * 2
     assert (run.folder / "phase-0-distill/student/model.safetensors").exists() and run.finished
+
+
+def test_the_papers_term_keeps_its_kl_where_nobody_is_right(tiny_recipe: Path, monkeypatch) -> None:
+    """R_acc alone, all wrong: no group has an advantage, and the loss is `jsd + beta * kl`, as METHOD 6 has it."""
+    monkeypatch.chdir(tiny_recipe.parent)
+    options = ["reward={distillation: false, unlabelled: none}", "data.labels=0", "train.learning_rate=0.03"]
+    options += ["mask.r_max=0", "train.phases.0.steps=4", "data.held_out=0", "reward.weight=0.5"]
+    lines = metrics(distill(tiny_recipe, options).folder)
+    for line in lines:
+        assert line["no_advantage"] == 1
+        assert line["loss"] == pytest.approx(line["jsd"] + 0.5 * 0.1 * line["kl_reference"], abs=1e-5)
+    assert lines[0]["kl_reference"] < 1e-5 < 0.05 < lines[-1]["kl_reference"]
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.wide)])
+def test_an_empty_response_is_wrong_and_no_error(tiny_recipe: Path, monkeypatch, every: bool) -> None:
+    """A server whose model has said nothing when its tokens run out: now and then, or always."""
+    monkeypatch.chdir(tiny_recipe.parent)
+    reply = lambda body, number: completion("" if every or body.get("seed", 0) % 2 else "yes", "length")  # noqa: E731
+    options = ["mask.r_max=0", "data.held_out=0", "train.phases.0.steps=2", "data.labels=all"]
+    options += ["responses.student=0" if every else "responses.student=1", "responses.teacher=3"]
+    options += ["train.teacher_logits=cached" if every else "train.teacher_logits=live"]
+    with scripted(reply, probe=spoken) as server:
+        engine = f"responses.teacher_engine={{url: '{server.url}', model: tiny}}"
+        run = distill(tiny_recipe, [*options, engine])
+    rows = [row for path in (run.folder / "phase-0-joint/responses").rglob("*.parquet") for row in store.read(path)]
+    empty = [row for row in rows if not len(row["token_ids"])]
+    assert empty and all((row["jsd"], row["r_acc"], row["cut"]) == (None, 0.0, True) for row in empty)
+    assert {row["scorer"] for row in empty} == {"rule:empty"}
+    assert (len(empty) == len(rows)) is every
+    for line in metrics(run.folder):
+        assert all(np.isfinite(value) for value in line.values() if isinstance(value, float)), line
+        assert (line["loss"] == 0) is every
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("lora", ["null", "{rank: 4}"])
+def test_the_reference_is_the_student_before_the_first_phase_unless_the_recipe_says_before_each(
+    tiny_recipe: Path, monkeypatch, lora: str
+) -> None:
+    """At the second phase's first step the student is its own start, and far from the run's."""
+    monkeypatch.chdir(tiny_recipe.parent)
+    options = ["train.phases=[{objective: distill, steps: 4}, {objective: reward, steps: 2}]", f"train.lora={lora}"]
+    options += ["mask.r_max=0", "data.held_out=0", "train.learning_rate=0.03", "responses.shared=shared"]
+    far = {}
+    for reference in ("start", "phase"):
+        run = distill(tiny_recipe, [*options, f"reward.reference={reference}", f"run_dir={reference}"])
+        far[reference] = [line["kl_reference"] for line in metrics(run.folder) if "kl_reference" in line]
+    assert far["phase"][0] < 1e-5 < 0.01 < far["start"][0]
+
+
+@pytest.mark.parametrize("who", ["student", "teacher"])
+def test_a_quantized_checkpoint_is_refused_before_anything_is_written(tiny_recipe: Path, monkeypatch, who: str) -> None:
+    monkeypatch.chdir(tiny_recipe.parent)
+    shutil.copytree(tiny_recipe.parent / who, tiny_recipe.parent / "small")
+    config = json.loads(Path("small/config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    Path("small/config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        UserError, match=r"small.config.json names a quantizer \(bitsandbytes\).* give the unquantized one"
+    ):
+        distill(tiny_recipe, ["student=./small" if who == "student" else "teachers=[./small]"])
+    assert not Path("runs").exists()
+
+
+def test_a_decoder_that_sees_less_than_all_is_refused_beforehand(tiny_recipe: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tiny_recipe.parent)
+    shutil.copytree(tiny_recipe.parent / "teacher", tiny_recipe.parent / "window")
+    config = json.loads(Path("window/config.json").read_text())
+    config["text_config"] |= {"model_type": "mistral", "sliding_window": 4}
+    Path("window/config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"teacher .*window: its decoder \(mistral\) doesn't see the whole prefix"):
+        distill(tiny_recipe, ["teachers=[./window]"])
+    assert not Path("runs").exists()
 
 
 def test_generate_alone_is_what_distill_goes_on_with(tiny_recipe: Path, monkeypatch) -> None:

@@ -142,7 +142,8 @@ def essence(recipe: Recipe) -> dict[str, Any]:
     if not _rewarded(recipe):
         values["reward"] = recipe.reward.metric
     elif recipe.reward.policy != "paper":
-        values["reward"].pop("kl_beta")  # the paper's alone has an anchor
+        for name in ("kl_beta", "reference"):  # the paper's alone has an anchor
+            values["reward"].pop(name)
         if recipe.reward.policy == "auto":
             values["reward"].pop("weight")
     if objectives == {"labels"}:

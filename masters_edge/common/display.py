@@ -31,6 +31,11 @@ def say(text: str) -> None:
     console.print(text, markup=False)
 
 
+def ratio_text(ratio: float) -> str:
+    """A mask ratio with two decimals, or with as many as it has: 0.20, 0.0375."""
+    return f"{ratio:.2f}" if round(ratio, 2) == ratio else f"{ratio:g}"
+
+
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
     """A bar with time left; call what it yields with `advance` (or `completed=`, `note=`)."""
@@ -68,6 +73,6 @@ class TrainingScreen:
             return
         shown = [f"step {line['step']:>5}"]
         if "mask_ratio" in line:
-            shown.append(f"mask {line['mask_ratio']:.2f}")
+            shown.append(f"mask {ratio_text(line['mask_ratio'])}")
         shown += [f"{title} {self.latest[name]:.3f}" for name, title in self.NAMES.items() if name in self.latest]
         say("  ".join([*shown, f"held-out {line['eval_accuracy']:.1f}%"]))

@@ -1,7 +1,7 @@
 """What every engine has in common: what is asked of it, who speaks through it, and its interface."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -87,13 +87,18 @@ class AnyEngine(Protocol):
     def name(self) -> str:
         """The engine and its version or address, and what it does differently from what the recipe says."""
 
+    @property
+    def end_ids(self) -> Collection[int]:
+        """Ids that end a response: one whose last token is none of them was cut."""
+
     def answer(
         self,
         requests: Sequence[Request],
         sampling: Responses | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[list[list[int]]]:
-        """Token ids `[request][response][token]`, in order; the end token is the last where it was reached.
+        """Token ids `[request][response][token]`, in order; the end token is the last where it was reached. A response
+        may have no tokens, where a server gave none or it began with an image placeholder.
 
         A request without seeds has one greedy response; `sampling` applies to the others. `on_progress` hears how many
         requests were added.

@@ -42,7 +42,7 @@ class EndpointEngine(Closing):
         self.url, self.model = where(endpoint, speaker)
         if taken := [name for name in _FIXED if name in endpoint.body]:
             raise UserError(f"the endpoint's body says {taken[0]!r}, which each request says for itself; take it out")
-        self.ends = tokens.end_ids(speaker)
+        self.end_ids = tokens.end_ids(speaker)
         self.placeholders = speaker.placeholders
         self.refusals = Refusals(self.url, self.model, endpoint)
         self._api_key = os.environ.get(endpoint.api_key_env) or "none"  # the client insists on one
@@ -105,7 +105,7 @@ class EndpointEngine(Closing):
                     found = await asking.chat.completions.create(model=self.model, messages=chat, extra_body=fields)
                 ids, prompt = self._read(question, found)
             shown[place] = shown[place] or prompt
-            whole = tokens.cut(ids, self.ends, self.placeholders)
+            whole = tokens.cut(ids, self.end_ids, self.placeholders)
             cuts += len(ids) > len(whole) and ids[len(whole)] in self.placeholders
             return whole
 
@@ -147,7 +147,7 @@ class EndpointEngine(Closing):
         config: dict[str, Any] = {
             "do_sample": sampling is not None,
             "max_new_tokens": self.responses.max_new_tokens,
-            "eos_token_id": self.ends,
+            "eos_token_id": self.end_ids,
             "pad_token_id": self.speaker.prompter.tokenizer.pad_token_id,
             "suppress_tokens": self.placeholders or None,
         }
@@ -171,8 +171,8 @@ class EndpointEngine(Closing):
             raise self.refusals.foreign(question, f"no token_ids, which it gave before: {found}")
         else:
             ids = given
-        if reason == "stop" and (not ids or ids[-1] not in self.ends):
-            ids = [*ids, self.ends[0]]  # servers leave it out of the text
+        if reason == "stop" and (not ids or ids[-1] not in self.end_ids):
+            ids = [*ids, self.end_ids[0]]  # servers leave it out of the text
         return ids, _ids(getattr(found, "prompt_token_ids", None))
 
     def _choice(self, question: Question | None, found: Any) -> tuple[Any, str]:

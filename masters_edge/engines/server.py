@@ -10,6 +10,7 @@ from masters_edge.common.errors import UserError
 from masters_edge.common.servers import openai, short
 from masters_edge.data.records import Question
 from masters_edge.engines.base import Speaker
+from masters_edge.recipe import served
 from masters_edge.recipe.schema import Endpoint
 
 
@@ -17,23 +18,15 @@ def where(endpoint: Endpoint, speaker: Speaker) -> tuple[str, str]:
     """Address and model name for one speaker, templates filled in.
 
     Raises:
-        UserError: a template with an unknown name, `{teacher}` for the student, or an address and a name that are the
-            same for every mask ratio.
+        UserError: a template with an unknown name, `{teacher}` for the student, a ratio that would be rounded, or an
+            address and a name that are the same for every mask ratio.
     """
-    known: dict[str, Any] = {"ratio": speaker.ratio}
-    if speaker.teacher is not None:
-        known["teacher"] = speaker.teacher
     filled = []
     for key in ("url", "model"):
-        template = getattr(endpoint, key)
         try:
-            filled.append(template.format_map(known))
-        except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
-            names = " and ".join(f"{{{name}}}" for name in known)
-            raise UserError(
-                f"the endpoint's {key} {template!r} can't be filled in for {speaker} ({type(error).__name__}: {error})"
-                f"; it may hold {names}, as in {{ratio:.2f}}"
-            ) from None
+            filled.append(served.filled(getattr(endpoint, key), speaker.ratio, speaker.teacher))
+        except ValueError as error:
+            raise UserError(f"{speaker}: the endpoint's {key} {error}") from None
     if speaker.ratio and not any("{ratio" in template for template in (endpoint.url, endpoint.model)):
         raise UserError(
             f"{speaker} can't come from {endpoint.url}, model {endpoint.model}: that is the same for every mask ratio, "

@@ -47,7 +47,7 @@ class VllmEngine(Closing):
                 "over GPUs), or use an endpoint"
             )
         self.responses, self.speaker, self.folder, self.options = responses, speaker, folder, options
-        self.ends, self.placeholders = tokens.end_ids(speaker), speaker.placeholders
+        self.end_ids, self.placeholders = tokens.end_ids(speaker), speaker.placeholders
         self._llm: Any = None
         self._asleep = False
         self._held = ExitStack()  # the masked checkpoint
@@ -101,7 +101,7 @@ class VllmEngine(Closing):
             own = [next(outputs) for _ in range(request.count)]
             check_prompt(self.speaker, request.question, own[0].prompt_token_ids, "vLLM", _OTHER_PROMPT)
             found = [list(output.outputs[0].token_ids) for output in own]
-            answers.append([tokens.cut(ids, self.ends, self.placeholders) for ids in found])
+            answers.append([tokens.cut(ids, self.end_ids, self.placeholders) for ids in found])
             cuts += sum(not {*ids}.isdisjoint(self.placeholders) for ids in found)
         if cuts:
             say(f"{cuts} responses of vLLM held an image placeholder and were cut there")

@@ -100,8 +100,7 @@ def family_of(config: Any, source: str = "this checkpoint") -> Family:
     """The family of a transformers config.
 
     Raises:
-        UserError: a model type no family is registered for, or a decoder with a sliding attention window, which a mask
-            of our own (`objective/sequences.py`) would silently widen.
+        UserError: a model type no family is registered for.
     """
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         importlib.import_module(f"masters_edge.families.{module.name}")
@@ -109,11 +108,5 @@ def family_of(config: Any, source: str = "this checkpoint") -> Family:
         raise UserError(
             f"{source} is a {config.model_type!r} model, and no family of that type is built in; "
             f"use one of: {', '.join(sorted(_FAMILIES))}"
-        )
-    text = config.get_text_config()
-    if "sliding_attention" in (getattr(text, "layer_types", None) or ()):
-        raise UserError(
-            f"{source} has decoder layers that see only {text.sliding_window} tokens back (sliding window), which "
-            "isn't built in; use a checkpoint whose decoder sees all (use_sliding_window: false in its config.json)"
         )
     return _FAMILIES[config.model_type]

@@ -60,6 +60,13 @@ def _adapter(source: str) -> UserError:
     return UserError(f"{source} is an adapter of another model, and whole models are loaded; merge it into its model")
 
 
+def refuse_quantizer(folder: Path) -> None:
+    """Raise UserError where the folder's config.json, if it has one, names a quantizer or another program."""
+    if (folder / "config.json").exists():
+        path = inside.regular(folder, folder / "config.json", FETCH, linked=True)
+        _check_config(f"{folder / 'config.json'}", _json(path))
+
+
 def regular_files(folder: Path) -> None:
     """Raise UserError for a FIFO or a device among a checkpoint's files: opening one may take for ever."""
     for path in folder.iterdir():

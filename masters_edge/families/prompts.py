@@ -36,6 +36,8 @@ class Prompter:
         self._answers: OrderedDict[tuple[str, str], list[int]] = OrderedDict()
         self._images: OrderedDict[str, tuple[tuple[int, int], dict[str, torch.Tensor]]] = OrderedDict()
         self._bytes = 0
+        self.longest = 0
+        """Tokens of the longest prompt built so far."""
 
     @classmethod
     def load(cls, source: str) -> "Prompter":
@@ -120,6 +122,7 @@ class Prompter:
                 f"question {question.id}: its prompt of {len(ids):,} tokens leaves no room for a response within the "
                 f"{context:,} positions of {self.name}; ask a shorter question, or take a smaller image"
             )
+        self.longest = max(self.longest, len(ids))
         self._ids[question.text, image.size] = ids
         while len(self._ids) > _CACHED_PROMPTS:
             self._ids.popitem(last=False)

@@ -50,9 +50,9 @@ def _whole(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def chunks(tokens: int, vocabulary: int, entries: int = CHUNK_LOGITS) -> Iterator[slice]:
-    """Consecutive slices of `tokens`, each with at most `entries` logits."""
+    """Consecutive slices of `tokens`, each with at most `entries` logits; an empty one where there are no tokens."""
     size = max(1, entries // vocabulary)
-    for start in range(0, tokens, size):
+    for start in range(0, max(1, tokens), size):
         yield slice(start, min(start + size, tokens))
 
 

@@ -27,7 +27,8 @@ def pack(
 ) -> Batch:
     """One row per question: `prompts[q]`, then each response `s` with `owner[s] == q`, without its last token.
 
-    The last token predicts nothing; every other token, and the prompt's last, predicts the next one of its response.
+    The last token predicts nothing; every other token, and the prompt's last, predicts the next one of its response. A
+    response of no tokens takes no place.
 
     Returns:
         `input_ids` int64 `[rows, length]`; `segments` int64 `[rows, length]`, 0 in the prompt, 1, 2, ... in the row's
@@ -43,7 +44,7 @@ def pack(
     for response, question in zip(responses, owner, strict=True):
         start, row = len(rows[question]), rows[question]
         at_row += [question] * len(response)
-        at_column += [len(prompts[question]) - 1, *range(start, start + len(response) - 1)]
+        at_column += [len(prompts[question]) - 1, *range(start, start + len(response) - 1)][: len(response)]
         row += response[:-1]
         segments[question] += [segments[question][-1] + 1] * (len(response) - 1)
         offsets[question] += range(len(response) - 1)
@@ -51,8 +52,8 @@ def pack(
         "input_ids": _right_padded(rows, pad),
         "segments": _right_padded(segments, PADDING),
         "offsets": _right_padded(offsets, 0),
-        "at_row": torch.tensor(at_row),
-        "at_column": torch.tensor(at_column),
+        "at_row": torch.tensor(at_row, dtype=torch.int64),
+        "at_column": torch.tensor(at_column, dtype=torch.int64),
         "images": list(images),
     }
 
@@ -87,7 +88,7 @@ def response_hidden(model: Any, family: Family, batch: Batch, images: dict[str, 
     responses = (behind[:, None] + batch["offsets"]).expand(prompt.shape[0], *input_ids.shape)
     prompt = torch.nn.functional.pad(prompt, (0, input_ids.shape[1] - longest))
     positions = torch.where(segments == 0, prompt, responses)
-    hidden = family.hidden(model, input_ids, _attention_mask(model, segments), positions, images)
+    hidden = family.hidden(model, input_ids, attention_mask(model, segments), positions, images)
     return hidden[batch["at_row"], batch["at_column"]]
 
 
@@ -98,11 +99,12 @@ def response_slices(responses: Sequence[Sequence[int]]) -> list[slice]:
 
 
 def response_means(values: torch.Tensor, responses: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Mean over each response's tokens: `[tokens]` to `[responses]`."""
+    """Mean over each response's tokens, NaN where it has none: `[tokens]` to `[responses]`."""
     return torch.stack([values[part].mean() for part in response_slices(responses)])
 
 
-def _attention_mask(model: Any, segments: torch.Tensor) -> torch.Tensor:
+def attention_mask(model: Any, segments: torch.Tensor) -> torch.Tensor:
+    """`block_mask` in the form that the model's attention takes."""
     implementation = model.config.get_text_config()._attn_implementation
     mask = block_mask(segments)
     if implementation == "sdpa":

@@ -22,23 +22,22 @@ class Tokens:
     """The response tokens of a batch, the responses in order, all `[tokens]`.
 
     `weights` float32 sum to 1 over the batch. `advantages` and `initial_log_probs` stay away where no policy term asks.
-    `carries` bool: false for tokens that the policy term skips, KL included: of groups whose rewards are all alike, and
-    of responses that nobody could score; none for all.
+    An advantage is 0 in a group whose rewards are all alike, and for a response that nobody could score: of the policy
+    term only the KL is left there (Eq. 8).
     """
 
     ids: torch.Tensor
     weights: torch.Tensor
     advantages: torch.Tensor | None = None
     initial_log_probs: torch.Tensor | None = None
-    carries: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
     """The terms of one phase's loss.
 
-    `teacher`: logits of the teacher for a slice of tokens, or its stored most likely tokens. `reference`: logits of the
-    student as it was before the phase, where the paper's policy term has its KL.
+    `teacher`: logits of the teacher for a slice of tokens, or its stored most likely tokens. `reference`: logits of
+    pi_ref (`reward.reference`), where the paper's policy term has its KL.
     """
 
     phase: Phase
@@ -48,7 +47,8 @@ class Objective:
     reference: LogitsOf | None = None
 
     def __call__(self, logits: torch.Tensor, part: slice) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Loss of the tokens in `part`, summed with their weights, and each term's sum.
+        """Loss of the tokens in `part`, summed with their weights, and each term's sum, over the tokens that the loss
+        has it of.
 
         `logits`: `[n, vocab]` of the student.
         """
@@ -65,8 +65,7 @@ class Objective:
             if self.reference is not None:
                 to_reference = kl(logits, self.reference(part))
                 terms["kl_reference"] = (weights * to_reference).sum()
-            carried = weights if self.tokens.carries is None else weights * self.tokens.carries[part]
-            loss = loss + self.reward.weight * (carried * self._policy(log_probs, to_reference, part)).sum()
+            loss = loss + self.reward.weight * (weights * self._policy(log_probs, to_reference, part)).sum()
         return loss, {**terms, "loss": loss}
 
     def divergence(self, logits: torch.Tensor, part: slice) -> torch.Tensor:

@@ -26,7 +26,7 @@ from masters_edge.plan.prompts import Prompt
 from masters_edge.plan.shapes import Shape
 from masters_edge.recipe import Phase, Recipe
 from masters_edge.teacher.masking import dropped_count, maskable
-from masters_edge.training import needs_reference, needs_teacher
+from masters_edge.training import needs_teacher, separate_reference
 
 Sharding = Literal["none", "fsdp2", "zero3"]
 LIBRARIES = 600 << 20  # bytes that CUDA and its libraries take in each process; an assumption
@@ -152,7 +152,7 @@ def training(models: Models, recipe: Recipe, phase: Phase, machine: Machine, row
     cut = machine.sharding != "none"
     teacher = models.teachers[models.heaviest] if needs_teacher(recipe, phase) else None
     prompt = models.teacher_prompts[models.heaviest] if teacher else None
-    reference = needs_reference(recipe, phase) and not recipe.train.lora
+    reference = separate_reference(recipe, phase)
     forward = 2 if recipe.train.precision == "bf16" else 4
     zero_bf16 = machine.sharding == "zero3" and forward == 2
     stays = {

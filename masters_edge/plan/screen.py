@@ -6,6 +6,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from masters_edge.common.display import ratio_text
 from masters_edge.plan import Plan
 from masters_edge.plan.cures import gib
 from masters_edge.plan.memory import Usage
@@ -102,7 +103,7 @@ def _tokens(plan: Plan, index: int) -> Iterator[Any]:
     table = _table(title, "visits", "responses", "generated", "scored", "trained", first="stage")
     for stage in counted.stages:
         row = (
-            f"{short(plan.teachers[stage.teacher].name)} mask {stage.ratio:.2f}"
+            f"{short(plan.teachers[stage.teacher].name)} mask {ratio_text(stage.ratio)}"
             if counted.objective != "labels"
             else "labels"
         )

@@ -18,7 +18,7 @@ from masters_edge.plan.prompts import Prompt, plain_token
 from masters_edge.plan.shapes import Shape
 from masters_edge.plan.trace import Device, Memory
 from masters_edge.recipe import Phase, Recipe
-from masters_edge.training import needs_reference, trainable
+from masters_edge.training import needs_reference, separate_reference, trainable
 
 Gradients = Literal["fresh", "kept", "dropped"]
 Moments = dict[str, Counter[str]]
@@ -64,7 +64,7 @@ def training(
         return _extended(few, more, rows)
     student = trained_model(shape, recipe)
     reference = None
-    if needs_reference(recipe, phase) and not recipe.train.lora:
+    if separate_reference(recipe, phase):
         reference = copy.deepcopy(student).requires_grad_(False).eval()
     memory = Memory()
     device = Device(memory, autocast=recipe.train.precision == "bf16", gpu=gpu)

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from masters_edge.recipe.stages import AUTO_STAGES, Masks, shortest
+from masters_edge.recipe import served
+from masters_edge.recipe.stages import AUTO_STAGES, RUNGS, Masks, five_stages, shortest
 
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 Objective = Literal["joint", "distill", "reward", "labels"]
@@ -147,14 +148,21 @@ class Mask(Section):
         """Stages of one teacher: M of Eq. 3."""
         return AUTO_STAGES if self.r_max == "auto" else len(Masks(self.r_max, self.step).ratios)
 
+    @property
+    def possible(self) -> list[float]:
+        """Every ratio that a stage may have; with `auto`, the stages of every r_max that is tried."""
+        if self.r_max != "auto":
+            return Masks(self.r_max, self.step).ratios
+        return sorted({ratio for r_max in RUNGS for ratio in five_stages(r_max).ratios}, reverse=True)
+
 
 class Endpoint(Section):
     """An OpenAI-compatible server that answers questions about images (vLLM, SGLang, `transformers serve`, ...)."""
 
     url: str
     """Where it listens, `/v1` included, such as `http://gpu-box:8000/v1`. `{ratio}` and `{teacher}` stand for the
-    stage's mask ratio (`{ratio:.2f}`) and the teacher's place in the chain: a masked teacher is served as a checkpoint
-    of its own, made by `masters-edge mask`."""
+    stage's mask ratio (`{ratio:.2f}` where no ratio has more digits) and the teacher's place in the chain: a masked
+    teacher is served as a checkpoint of its own, made by `masters-edge mask`."""
     model: str
     """Name of the model there; may hold `{ratio}` and `{teacher}` as well."""
     api_key_env: str = "OPENAI_API_KEY"
@@ -261,7 +269,10 @@ class Reward(Section):
     weight: float = Field(default=1.0, ge=0, le=1000)
     """Weight of the policy term beside the distillation term."""
     kl_beta: float = Field(default=0.1, ge=0, le=1000)
-    """Weight of KL(student || student before the phase) in the paper's policy term."""
+    """Weight of KL(student || reference) in the paper's policy term; it counts at every response token."""
+    reference: Literal["start", "phase"] = "start"
+    """The reference of that KL (pi_ref of Eq. 8): the student as it was before the first phase (`start`), or before
+    the phase that trains (`phase`). With a single phase the two are one."""
 
 
 class Lora(Section):
@@ -489,6 +500,12 @@ class Recipe(Section):
                 f"responses.student_engine is a server, but {generating} phases generate, each from the student that "
                 "the one before has trained, which no server has; use `transformers` or `vllm`, or a single phase"
             )
+        engine = self.responses.teacher_engine
+        if isinstance(engine, Endpoint) and distils and (self.responses.teacher or self.reward.unlabelled == "teacher"):
+            try:
+                served.check(engine.url, engine.model, len(self.teachers), self.mask.possible)
+            except ValueError as error:
+                raise ValueError(f"responses.teacher_engine: {error}") from None
         uses_judge = self.reward.metric == "judge" or self.data.train.metric_column is not None
         if self.reward.metric == "judge" and self.reward.judge is None:
             raise ValueError(

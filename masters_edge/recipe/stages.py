@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 AUTO_STAGES = 5  # of `mask.r_max: auto`, as the paper's 0.20, 0.15, 0.10, 0.05, 0
+RUNGS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.30, 0.40, 0.50, 0.60, 0.70, 0.80)  # the ratios that `auto` tries
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +17,11 @@ class Masks:
 
     @property
     def ratios(self) -> list[float]:
-        """The ratio of each of the `M = r_max / step + 1` stages."""
-        count = round(self.r_max / self.step) + 1 if self.r_max else 1
-        return [round(self.r_max - self.step * stage, 10) for stage in range(count)]
+        """The ratio of each of the `M = r_max / step + 1` stages: r_max first, 0 last, whatever rounding makes of the
+        steps between them."""
+        last = round(self.r_max / self.step) if self.r_max else 0
+        between = [round(self.r_max - self.step * stage, 10) for stage in range(1, last)]
+        return [self.r_max, *between, 0.0] if last else [0.0]
 
 
 def five_stages(r_max: float) -> Masks:

@@ -8,12 +8,13 @@ teacher's own greedy answer).
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from masters_edge.common import processes
+from masters_edge.common.display import say
 from masters_edge.data.records import Question
 from masters_edge.engines import AnyEngine, Request, Speaker, open_engine, sampled
 from masters_edge.recipe import Recipe
@@ -44,14 +45,22 @@ class Generator:
     on_work: Callable[[str, int, float], None] | None = None
 
     def labels(self, questions: Sequence[Question], on_progress: Progress | None = None) -> dict[str, str]:
-        """The last teacher's own greedy answers, unmasked, to questions without a label; by question id."""
+        """The last teacher's own greedy answers, unmasked, to questions without a label; by question id. An answer that
+        is empty or was cut is none, and that is said."""
         cut = list(store.shards(questions, self.recipe.responses.questions_per_shard))
         shared, folder = self.recipe.responses.shared, self.folder / "labels"
         if shared is not None:
             key = provenance.of_labels(self.recipe, questions, self.fingerprints)
             folder = provenance.shared_folder(Path(shared), "labels", key)
         paths = self._made(folder, cut, on_progress) or self._answer(folder, cut, on_progress)
-        return {row["question_id"]: row["text"] for path in paths for row in store.read(path, ("question_id", "text"))}
+        rows = [row for path in paths for row in store.read(path, ("question_id", "text", "cut"))]
+        found = {row["question_id"]: row["text"] for row in rows if row["text"] and not row["cut"]}
+        if len(found) < len(rows):
+            say(
+                f"{len(rows) - len(found):,} of the teacher's own {len(rows):,} answers are no labels, since they are "
+                "empty or were cut by responses.max_new_tokens"
+            )
+        return found
 
     def _answer(self, folder: Path, cut: Sequence[Any], on_progress: Progress | None) -> list[Path]:
         with self._teacher(len(self.teachers) - 1, 0.0) as (engine, _):
@@ -59,8 +68,13 @@ class Generator:
             def make(number: int, path: Path) -> None:
                 asked = cut[number][1]
                 answers = engine.answer([Request(question) for question in asked])
-                texts = self.student.prompter.tokenizer.batch_decode([a[0] for a in answers], skip_special_tokens=True)
-                store.write(path, [{"question_id": q.id, "text": t.strip()} for q, t in zip(asked, texts)])
+                said = [responses[0] for responses in answers]
+                texts = self.student.prompter.tokenizer.batch_decode(said, skip_special_tokens=True)
+                rows = [
+                    {"question_id": q.id, "text": text.strip(), "cut": not ids or ids[-1] not in engine.end_ids}
+                    for q, text, ids in zip(asked, texts, said)
+                ]
+                store.write(path, rows)
 
             return self._fill(folder, cut, make, on_progress)
 
@@ -108,11 +122,12 @@ class Generator:
         ):
             engines = {"student": student_engine, "teacher": teacher_engine}
 
+            ends = {*student_engine.end_ids, *teacher_engine.end_ids}
             origin = self._origin(stage, student_engine.name, teacher_engine.name)
 
             def rows_of(number: int) -> list[Response]:
                 said = self._sample(stage, cut[number][1], engines)
-                return self._score(stage, cut[number][1], said, student, teacher)
+                return self._score(stage, cut[number][1], said, student, teacher, ends)
 
             def make(number: int, path: Path) -> None:
                 if drawn is None:
@@ -171,14 +186,20 @@ class Generator:
         return drawn
 
     def _score(
-        self, stage: Stage, questions: Sequence[Question], drawn: Drawn, student: Speaker, teacher: Speaker
+        self,
+        stage: Stage,
+        questions: Sequence[Question],
+        drawn: Drawn,
+        student: Speaker,
+        teacher: Speaker,
+        end_ids: Collection[int],
     ) -> list[Response]:
         options, rows = self.recipe.responses, list[Response]()
         per_batch = max(1, options.batch_size // (options.student + options.teacher))
         started = time.perf_counter()
         for start in range(0, len(questions), per_batch):
             some = questions[start : start + per_batch]
-            rows += scoring.rows(self.recipe, stage, student, teacher, some, drawn)
+            rows += scoring.rows(self.recipe, stage, student, teacher, some, drawn, end_ids)
         if self.on_work:
             spent = time.perf_counter() - started
             prompts = sum(len(speaker.prompter(q)[0]) for q in questions for speaker in (student, teacher))
@@ -205,7 +226,7 @@ class Generator:
                 continue
             accepted = question.accepted or (row.label,)
             if self.recipe.reward.accuracy or self.recipe.responses.shared:
-                asked.append((row, Item(question.id, question.text, row.text, accepted, row.metric)))
+                asked.append((row, Item(question.id, question.text, row.text, accepted, row.metric, row.cut)))
         for (row, _), verdict in zip(asked, scorer.score([item for _, item in asked])):
             row.r_acc, row.scorer = verdict.score, verdict.by
 

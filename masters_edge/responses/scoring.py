@@ -5,7 +5,7 @@ once with their count, in one forward pass of each model over grouped rows.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 
@@ -23,11 +23,17 @@ Drawn = dict[str, list[tuple[tuple[int, ...], str]]]
 
 @torch.inference_mode()
 def rows(
-    recipe: Recipe, stage: Stage, student: Speaker, teacher: Speaker, questions: Sequence[Question], drawn: Drawn
+    recipe: Recipe,
+    stage: Stage,
+    student: Speaker,
+    teacher: Speaker,
+    questions: Sequence[Question],
+    drawn: Drawn,
+    end_ids: Collection[int],
 ) -> Iterator[Response]:
     """A row for each distinct response to the questions, R_acc still to be filled in.
 
-    `teacher`: the stage's, masked as the stage asks.
+    `teacher`: the stage's, masked as the stage asks. `end_ids`: of both; a response that ends otherwise was cut.
     """
     owner, distinct = [], []
     for place, question in enumerate(questions):
@@ -35,7 +41,7 @@ def rows(
             owner.append(place)
             distinct.append(list(ids))
     hidden = [_hidden(speaker, questions, distinct, owner) for speaker in (student, teacher)]
-    flat = torch.tensor([token for response in distinct for token in response])
+    flat = torch.tensor([token for response in distinct for token in response], dtype=torch.int64)
     scored = _token_scores(recipe, student, teacher, hidden, flat)
     divergence = sequences.response_means(scored["jsd"].double(), distinct).numpy()
     parts = sequences.response_slices(distinct)
@@ -54,13 +60,14 @@ def rows(
             token_ids=response,
             text=texts[number],
             count=counts[place][key],
-            jsd=float(divergence[number]),
+            jsd=float(divergence[number]) if response else None,
             label=None,
             label_source=None,
             metric=question.metric or recipe.reward.metric,
             r_acc=None,
             scorer=None,
             student_count=sum(ids == key and source == "student" for ids, source in drawn[question.id]),
+            cut=not response or response[-1] not in end_ids,
             **tokens,  # log_probs, and what cached teacher logits add
         )
 

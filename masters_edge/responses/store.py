@@ -19,7 +19,7 @@ from masters_edge.common import versions
 from masters_edge.common.errors import UserError
 from masters_edge.common.files import whole_file
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _VERSION_KEY = b"masters_edge_schema_version"
 
 
@@ -27,13 +27,14 @@ _VERSION_KEY = b"masters_edge_schema_version"
 class Response:
     """One distinct response to one question in one stage.
 
-    `jsd` is D of METHOD 4 under the student the phase started from; `log_probs` are that student's, per token.
+    `jsd` is D of METHOD 4 under the student the phase started from, None for a response of no tokens; `log_probs` are
+    that student's, per token. `cut`: it has no end token, since `max_new_tokens` (or an image placeholder) came first.
     With `teacher_logits: cached`, `top_ids` int32 `[tokens * k]`, `top_log_probs` float16 alike and `rest` float32
     `[tokens]` are the stage's teacher at each token (objective.divergence.TopLogProbs, flattened); else they are None.
     `label` is what `r_acc` was scored against and `label_source` who gave it: `label`, `teacher`, or None. `scorer` is
-    who scored (`rule:exact_match`, `judge:<model>`); `r_acc` is None where nobody did. What follows from the group as a
-    whole (R_distill, advantages) is not stored: `rewards` computes it from `jsd`, `r_acc` and `count`. `student_count`
-    says how many of the `count` the student gave, where it is known; the others are the teacher's.
+    who scored (`rule:exact_match`, `rule:cut`, `judge:<model>`); `r_acc` is None where nobody did. What follows from
+    the group as a whole (R_distill, advantages) is not stored: `rewards` computes it from `jsd`, `r_acc` and `count`.
+    `student_count` says how many of the `count` the student gave, where it is known; the others are the teacher's.
     """
 
     question_id: str
@@ -45,13 +46,14 @@ class Response:
     text: str
     count: int
     log_probs: Sequence[float] | np.ndarray
-    jsd: float
+    jsd: float | None
     label: str | None
     label_source: str | None
     metric: str
     r_acc: float | None
     scorer: str | None
     student_count: int | None = None
+    cut: bool = False
     top_ids: np.ndarray | None = None
     top_log_probs: np.ndarray | None = None
     rest: np.ndarray | None = None
@@ -104,6 +106,7 @@ def _schema() -> Any:
             "r_acc": pa.float64(),
             "scorer": word,
             "student_count": pa.int32(),
+            "cut": pa.bool_(),
             "top_ids": numbers["int32"],
             "top_log_probs": numbers["float16"],
             "rest": numbers["float32"],

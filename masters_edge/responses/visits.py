@@ -12,7 +12,7 @@ import numpy as np
 
 from masters_edge import data
 from masters_edge.common import processes
-from masters_edge.common.display import progress, say
+from masters_edge.common.display import progress, ratio_text, say
 from masters_edge.data.records import Question
 from masters_edge.recipe import Phase, Recipe, schedule
 from masters_edge.recipe.schedule import Stage
@@ -115,4 +115,4 @@ def _teacher_labels(recipe: Recipe, phase: Phase, visited: Sequence[Question], g
 
 def _name(stage: Stage, teachers: TeacherChain) -> str:
     teacher = f"{teachers.name(stage.teacher)} " if len(teachers) > 1 else ""
-    return f"{teacher}mask {stage.ratio:.2f}"
+    return f"{teacher}mask {ratio_text(stage.ratio)}"

@@ -5,6 +5,7 @@ deviation here is weighted by it. What was scored before training (R_acc, the di
 responses; what follows from it by arithmetic is computed here whenever a group is read. Plain numpy in float64.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +14,15 @@ import numpy as np
 
 from masters_edge.recipe.schema import Reward
 
+ALIKE = 1e-6  # divergences this near each other (nats) are equal but for rounding
+
 
 @dataclass(frozen=True, slots=True)
 class Scores:
     """A group's rewards, `[responses]` each, float64.
 
-    `counted`: false for a response that its judge failed to score; it has no part in the policy term, and its reward
-    and advantage are 0 here.
+    `counted`: false for a response that its judge failed to score; its reward and advantage are 0 here, and it sets
+    neither those of the others nor the bounds of R_distill.
     """
 
     r_acc: np.ndarray
@@ -28,17 +31,13 @@ class Scores:
     advantage: np.ndarray
     counted: np.ndarray
 
-    @property
-    def carries(self) -> np.ndarray:
-        """bool `[responses]`: which ones the policy term reads; none of a group whose rewards are all alike."""
-        return self.counted & bool(self.advantage.any())
-
 
 def score(rows: Sequence[Mapping[str, Any]], options: Reward, divergences: np.ndarray | None = None) -> Scores:
     """The rewards of one question's responses, rows of the response store with `jsd`, `r_acc`, `scorer` and `count`.
 
     `R = R_acc + R_distill` of those the recipe counts. Where nobody could score the question (no label), R_acc is left
-    out for the whole group; a response that a judge was asked about and failed on is left out itself.
+    out for the whole group; a response that a judge was asked about and failed on is left out itself. A response of no
+    tokens has no divergence (None or NaN), and so the reward of the furthest.
 
     Args:
         rows: the group.
@@ -52,7 +51,7 @@ def score(rows: Sequence[Mapping[str, Any]], options: Reward, divergences: np.nd
     asked = np.array([row["scorer"] is not None for row in rows])
     counted = known | ~asked if options.accuracy else np.ones(len(rows), dtype=bool)
     r_acc = np.array([row["r_acc"] or 0.0 for row in rows], dtype=np.float64)
-    r_distill = distillation(divergences) if options.min_max else -divergences
+    r_distill = distillation(divergences, counted, min_max=options.min_max)
     reward = np.zeros(len(rows))
     if options.accuracy:
         reward += r_acc
@@ -65,12 +64,25 @@ def score(rows: Sequence[Mapping[str, Any]], options: Reward, divergences: np.nd
     return Scores(r_acc, r_distill, reward, advantage, counted)
 
 
-def distillation(divergences: np.ndarray) -> np.ndarray:
-    """`R_distill = (D_max - D) / (D_max - D_min)` over a group `[responses]`; all 1 where D_max = D_min (ours)."""
-    high, low = divergences.max(), divergences.min()
-    if high == low:
-        return np.ones_like(divergences)
-    return (high - divergences) / (high - low)
+def distillation(divergences: np.ndarray, counted: np.ndarray | None = None, *, min_max: bool = True) -> np.ndarray:
+    """`R_distill = (D_max - D) / (D_max - D_min)` over a group `[responses]`, or `-D` without `min_max`.
+
+    Ours: where `D_max - D_min <= 1e-6` the responses are equal but for rounding, so all get 1 (or the same `-D`); a
+    response that isn't `counted` gets 0 and sets neither bound; nor does one without tokens, whose D is NaN, and which
+    gets 0 (or `-ln 2`, since no JSD is larger).
+    """
+    counted = np.ones(len(divergences), dtype=bool) if counted is None else counted
+    found, compared = np.zeros(len(divergences)), counted & np.isfinite(divergences)
+    if not min_max:
+        found[counted] = -math.log(2)
+    if compared.any():
+        values = divergences[compared]
+        high, low = values.max(), values.min()
+        if high - low <= ALIKE:
+            found[compared] = 1.0 if min_max else -low
+        else:
+            found[compared] = (high - values) / (high - low) if min_max else -values
+    return found
 
 
 def advantages(rewards: np.ndarray, counts: np.ndarray) -> np.ndarray:

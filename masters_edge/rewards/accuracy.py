@@ -60,7 +60,7 @@ class Scorer:
         Raises:
             UserError: an unknown metric, a judge that the recipe doesn't name, can't be loaded or can't be reached.
         """
-        judged = [place for place, item in enumerate(items) if item.metric == JUDGE and item.response.strip()]
+        judged = [place for place, item in enumerate(items) if item.metric == JUDGE and _unasked(item) is None]
         found = {place: verdict for place, verdict in zip(judged, self._judge([items[p] for p in judged], on_progress))}
         verdicts = [found.get(place) or _by_rule(item) for place, item in enumerate(items)]
         self.unscored += sum(verdict.score is None for verdict in verdicts)
@@ -93,8 +93,14 @@ def ask_judge(reward: Reward, questions: Sequence[Question], folder: Path) -> No
         processes.state().wait_for_everyone()
 
 
-def _by_rule(item: Item) -> Verdict:
-    """The rule's score; an empty response to a question for the judge is 0 without asking (METHOD 5)."""
-    if item.metric == JUDGE:
+def _unasked(item: Item) -> Verdict | None:
+    """0 for a response that is wrong whatever rule or judge would say: an empty one (METHOD 5), and one that was cut,
+    since nobody knows how it would have ended (ours)."""
+    if not item.response.strip():
         return Verdict(0.0, "rule:empty")
-    return Verdict(metrics.best_score(item.metric, item.response, item.accepted), f"rule:{item.metric}")
+    return Verdict(0.0, "rule:cut") if item.cut else None
+
+
+def _by_rule(item: Item) -> Verdict:
+    score = _unasked(item)
+    return score or Verdict(metrics.best_score(item.metric, item.response, item.accepted), f"rule:{item.metric}")

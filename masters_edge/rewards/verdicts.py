@@ -5,13 +5,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One response to score. `accepted`: every answer that counts as right, at least one."""
+    """One response to score. `accepted`: every answer that counts as right, at least one. `cut`: it ended where
+    `max_new_tokens` did, not where it was over."""
 
     question_id: str
     question: str
     response: str
     accepted: tuple[str, ...]
     metric: str
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,8 +49,12 @@ def cast_of(recipe: Recipe, recipe_path: Path) -> Cast:
     return Cast(student, teachers, questions, fingerprints)
 
 
-def check_data(cast: Cast, recipe: Recipe, recipe_path: Path) -> None:
+def check_data(cast: Cast, recipe: Recipe, recipe_path: Path) -> dict[str, int]:
     """Every image can be read, every prompt fits its model, and the questions that `bench` will ask are there.
+
+    Returns:
+        About how long the longest prompt is, by checkpoint (tokens): the longest of those built here, and as many
+        tokens more as the longest question has.
 
     Raises:
         UserError: naming the question.
@@ -59,7 +63,7 @@ def check_data(cast: Cast, recipe: Recipe, recipe_path: Path) -> None:
     sources = (cast.student, *(cast.teachers if distils(recipe) else ()))
     most, supervised = recipe.responses.max_new_tokens, any(p.objective == "labels" for p in recipe.train.phases)
 
-    def check() -> None:
+    def check() -> dict[str, int]:
         every = cast.questions.every
         with progress("checking images", len({q.image_id for q in every})) as bar:
             data.verify_images(every, lambda done, _: bar(completed=done))
@@ -68,8 +72,13 @@ def check_data(cast: Cast, recipe: Recipe, recipe_path: Path) -> None:
             check_texts(prompters, every)
             sizes = check_image_tokens(prompters, every, lambda done, total: bar(completed=done, total=total))
             check_lengths(prompters, every, sizes, most, supervised)
+        text = max((question.text for question in every), key=len)
+        return {
+            source: prompter.longest + len(prompter.tokenizer(text)["input_ids"])
+            for source, prompter in zip(sources, prompters)
+        }
 
-    memo.once("checked", lambda: (cast.fingerprints["data"], *sources, most, supervised), check)
+    return memo.once("checked", lambda: (cast.fingerprints["data"], *sources, most, supervised), check)
 
 
 def _check_labels(questions: Questions, recipe: Recipe) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from masters_edge.bundle.origin import NOT_STATED, Checkpoint, Origin, Score
+from masters_edge.common.display import ratio_text
 from masters_edge.common.errors import UserError
 from masters_edge.common.files import read_json
 from masters_edge.common.plain import line as shown
@@ -159,7 +160,7 @@ def _masks(run: Run, recipe: Recipe) -> list[Masks]:
 def _falling(masks: Masks) -> str:
     if not masks.r_max:
         return "not masked"
-    return "its smallest weights masked at " + " -> ".join(f"{ratio:.2f}" for ratio in masks.ratios)
+    return "its smallest weights masked at " + " -> ".join(map(ratio_text, masks.ratios))
 
 
 def _held_out(run: Run) -> list[Score]:

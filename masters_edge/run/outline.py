@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from masters_edge.common.display import ratio_text
 from masters_edge.recipe import schedule
 from masters_edge.recipe.schema import Mixed, Phase, Recipe
 from masters_edge.recipe.stages import five_stages
@@ -57,7 +58,7 @@ def lines(recipe: Recipe, recipe_path: Path) -> Iterator[str]:
             responses = visits * schedule.group_size(recipe)
             yield (
                 f"         steps {stage.first:,} to {stage.last:,}: {recipe.teachers[stage.teacher]}, mask "
-                f"{stage.ratio:.2f}{share}, {visits:,} visits, at most {responses:,} responses"
+                f"{ratio_text(stage.ratio)}{share}, {visits:,} visits, at most {responses:,} responses"
             )
         if recipe.responses.split == "auto" and plan.phase.objective != "labels":
             yield "         split auto: perhaps more questions with fewer responses each, as many sequences"

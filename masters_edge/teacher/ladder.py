@@ -26,14 +26,13 @@ from masters_edge.objective.chunked import Head, chunk_logits, chunks
 from masters_edge.objective.divergence import jsd
 from masters_edge.recipe import Recipe
 from masters_edge.recipe.schema import Mask
-from masters_edge.recipe.stages import Masks, five_stages
+from masters_edge.recipe.stages import RUNGS, Masks, five_stages
 from masters_edge.scoring import metrics
 from masters_edge.teacher.chain import TeacherChain
 from masters_edge.teacher.masking import Norms, mask_
 
 SCHEMA_VERSION = 1
 FILE = "mask.json"
-RATIOS = (0.0, 0.05, 0.10, 0.15, 0.20, 0.30, 0.40, 0.50, 0.60, 0.70, 0.80)
 BROKEN = 0.5  # share of its unmasked accuracy below which no larger ratio is tried
 _SMALLER = 8  # a forward pass over whole rows has this part of the rows of generation with a cache
 BY_LABELS, BY_ANSWERS = "right answers, %", "unmasked answers kept, %"
@@ -72,7 +71,7 @@ def measure(run: Path, recipe: Recipe, chain: TeacherChain, questions: Sequence[
     options = recipe.responses
     for teacher in range(len(known), len(chain)):
         model = chain.load(teacher)
-        with progress(f"mask ladder of {chain.name(teacher)}", len(RATIOS)) as bar:
+        with progress(f"mask ladder of {chain.name(teacher)}", len(RUNGS)) as bar:
             ladder = climb(
                 model,
                 chain.prompter(teacher),
@@ -84,7 +83,7 @@ def measure(run: Path, recipe: Recipe, chain: TeacherChain, questions: Sequence[
                 batch_size=options.batch_size,
                 on_rung=lambda rung, bar=bar: bar(1, note=f"{rung.ratio:.2f}: {rung.accuracy:.1f}"),  # type: ignore[misc]
             )
-            bar(completed=len(RATIOS))
+            bar(completed=len(RUNGS))
         del model
         masks = five_stages(ladder.borne(recipe.mask.keep))
         known.append(
@@ -140,7 +139,7 @@ def climb(
     norms: Norms | None = None,
     max_new_tokens: int,
     batch_size: int,
-    ratios: Sequence[float] = RATIOS,
+    ratios: Sequence[float] = RUNGS,
     on_rung: Callable[[Rung], None] | None = None,
 ) -> Ladder:
     """Mask `model` further and further, for good, and measure it at each of `ratios` (rising, 0 first).

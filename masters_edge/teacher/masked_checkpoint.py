@@ -18,9 +18,10 @@ from masters_edge.common import inside
 from masters_edge.common.display import progress, say
 from masters_edge.common.errors import UserError, reason
 from masters_edge.common.files import at_home, whole_folder
-from masters_edge.families.checks import FETCH
+from masters_edge.families.checks import FETCH, refuse_quantizer
 from masters_edge.families.checks import shards as shards_of
 from masters_edge.teacher.masking import check_globs, dropped_count, mask_tensor_, wanted
+from masters_edge.teacher.published import is_layer
 
 Progress = Callable[[int], None]
 
@@ -50,7 +51,7 @@ def mask_checkpoint(
         out: a folder that doesn't exist, or an empty one.
         ratio: share of each tensor to zero, 0 <= ratio < 1.
         include: globs of the tensors' names in the checkpoint that may be masked; only floats of two or more dimensions
-            ever are.
+            ever are, norms and biases never.
         exclude: globs of names that never are.
 
     Raises:
@@ -62,6 +63,7 @@ def mask_checkpoint(
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UserError(f"{out} exists and is not empty; give a new folder")
     folder = _folder(teacher)
+    refuse_quantizer(folder)
     names = _shards(folder)
     shards = {name: inside.place(folder, name, FETCH) for name in names}
     headers = {name: _header(shard) for name, shard in shards.items()}
@@ -201,7 +203,8 @@ def _mask_file(
         bar(len(start))
         for name, entry in entries.items():
             begin, end = entry["data_offsets"]
-            masked = entry["dtype"] in _FLOATS and len(entry["shape"]) >= 2 and wanted(name, include, exclude)
+            layer = entry["dtype"] in _FLOATS and is_layer(name, len(entry["shape"]))
+            masked = layer and wanted(name, include, exclude)
             if masked and dropped_count(math.prod(entry["shape"]), ratio):
                 block = bytearray(end - begin)
                 if read.readinto(block) != len(block):

@@ -1,4 +1,4 @@
-"""Masked teachers (METHOD 1): zero the smallest weights of each tensor, put every one of them back bit for bit.
+"""Masked teachers (METHOD 1): zero the smallest weights of each layer, put every one of them back bit for bit.
 
 Ratios are nested, so one checkpoint serves a whole schedule. Of the weights that r_max would drop, only the values are
 set aside, in order of position; where they belong follows from the weights themselves. A tensor's mask is two
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from masters_edge.common.errors import UserError
+from masters_edge.teacher import published
 
 Norms = Mapping[str, torch.Tensor]
 
@@ -32,23 +33,45 @@ DTYPES = tuple(_PATTERNS)
 _DIGIT = 16  # bits of a pattern that one histogram tells apart
 
 
-def maskable(model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()) -> dict[str, nn.Parameter]:
-    """Weight tensors of two or more dimensions by name, tied ones once; norms and biases never.
+def maskable(model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()) -> dict[str, torch.Tensor]:
+    """The weights that have a threshold of their own: those of the checkpoint as published (`published.weights`), of
+    two or more dimensions, tied ones once; norms and biases never.
+
+    By the name of their parameter, or, where several lie in one, by their own. `include` and `exclude` are globs of
+    parameter names.
 
     Raises:
-        ValueError: one of them is neither float64, float32, float16 nor bfloat16 (a quantized weight).
+        UserError: one of them is neither float64, float32, float16 nor bfloat16 (a quantized weight), or lies in its
+            parameter in a way that a mask can't follow.
     """
-    chosen = {}
     for name, parameter in model.named_parameters(remove_duplicate=True):
-        if parameter.dim() < 2 or not wanted(name, include, exclude):
+        if parameter.dim() >= 2 and wanted(name, include, exclude):
+            _require_floats(name, parameter)
+    chosen = {}
+    for parameter_name, name, weight in published.weights(model):
+        if not wanted(parameter_name, include, exclude):
             continue
-        if parameter.dtype not in DTYPES:
-            raise ValueError(
-                f"{name} is {str(parameter.dtype).removeprefix('torch.')}: only float64, float32, float16 and bfloat16 "
-                "weights can be masked; load the checkpoint unquantized, or exclude this tensor"
+        if weight is None:
+            raise UserError(
+                f"{parameter_name} is put together from weights of the checkpoint in a way that masks can't follow in "
+                "memory, so its thresholds would not be the checkpoint's; put it under mask.exclude, or mask nothing "
+                "(mask.r_max: 0)"
             )
-        chosen[name] = parameter
+        if published.is_layer(name, weight.dim()):
+            chosen[parameter_name if isinstance(weight, nn.Parameter) else name] = weight
     return chosen
+
+
+def _require_floats(name: str, parameter: nn.Parameter) -> None:
+    """Quantized weights are integers, or tensors of a kind of their own that say of themselves to be floats."""
+    kind, plain = type(parameter.data), (torch.Tensor, nn.Parameter)
+    if parameter.dtype in DTYPES and kind in plain:
+        return
+    found = str(parameter.dtype).removeprefix("torch.") if kind in plain else kind.__name__
+    raise UserError(
+        f"{name} is {found}: only float64, float32, float16 and bfloat16 weights can be masked; load the checkpoint "
+        "unquantized, or exclude this tensor"
+    )
 
 
 def wanted(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
@@ -280,9 +303,9 @@ def _below(patterns: np.ndarray, cut: Cut, start: int) -> np.ndarray:
 class MaskedTeacher:
     """Switches a model in place between masking ratios.
 
-    Exactly `floor(r * n)` weights of each tensor of `n` are zero at ratio `r` (ties in order of position), besides
-    those that were zero anyway. Weights are float64, float32, float16 or bfloat16, on any device. The model is
-    untouched until the first `set_ratio`.
+    Exactly `floor(r * n)` weights of each weight tensor of the checkpoint, of `n`, are zero at ratio `r` (ties in order
+    of position), besides those that were zero anyway. Weights are float64, float32, float16 or bfloat16, on any device.
+    The model is untouched until the first `set_ratio`.
 
     Args:
         model: masked in place; nothing else may change its weights meanwhile.
@@ -293,7 +316,8 @@ class MaskedTeacher:
             masked by magnitude x norm of the column's input (METHOD 1, ours) instead of magnitude alone.
 
     Raises:
-        ValueError: r_max out of bounds, a dtype that can't be masked, or norms that don't fit their weight.
+        ValueError: r_max out of bounds, or norms that don't fit their weight.
+        UserError: as `maskable`, where there is something to mask.
     """
 
     def __init__(
@@ -307,7 +331,7 @@ class MaskedTeacher:
         if not 0 <= r_max < 1:
             raise ValueError(f"r_max must be at least 0 and less than 1, not {r_max}")
         self.model, self.r_max, self.ratio = model, r_max, 0.0
-        self._tensors = [_SetAside(w, r_max) for w in _weights(model, include, exclude, norms)]
+        self._tensors = [_SetAside(w, r_max) for w in _weights(model, include, exclude, norms)] if r_max else []
 
     def set_ratio(self, ratio: float) -> None:
         """Mask at `ratio`; 0 restores the untouched teacher bit for bit.
@@ -346,10 +370,12 @@ def mask_(
     """The weights of `MaskedTeacher` at `ratio`, in place, with no way back and no memory held.
 
     For models that are loaded again for each stage, such as those sharded afterwards (FSDP, ZeRO-3). A larger ratio
-    may follow a smaller one. Raises ValueError as `MaskedTeacher` does.
+    may follow a smaller one. Raises as `MaskedTeacher` does.
     """
     if not 0 <= ratio < 1:
         raise ValueError(f"ratio must be at least 0 and less than 1, not {ratio}")
+    if not ratio:
+        return
     for weights in _weights(model, include, exclude, norms):
         weights.mask_(ratio)
 

@@ -3,7 +3,15 @@
 from masters_edge.training.batches import Collator, Visits
 from masters_edge.training.checkpoints import MarkComplete, last_checkpoint
 from masters_edge.training.qat import FakeQuantization
-from masters_edge.training.setup import arguments, check, needs_reference, needs_teacher, trainable
+from masters_edge.training.setup import (
+    arguments,
+    check,
+    check_attention,
+    needs_reference,
+    needs_teacher,
+    separate_reference,
+    trainable,
+)
 from masters_edge.training.sharded import whole
 from masters_edge.training.trainer import PhaseTrainer
 
@@ -15,9 +23,11 @@ __all__ = [
     "Visits",
     "arguments",
     "check",
+    "check_attention",
     "last_checkpoint",
     "needs_reference",
     "needs_teacher",
+    "separate_reference",
     "trainable",
     "whole",
 ]

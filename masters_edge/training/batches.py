@@ -79,23 +79,24 @@ class Collator:
         shares = [row["count"] / total[o] / len(groups) for row, o in zip(rows, owner)]
         batch: dict[str, Any] = {
             "student": self._pack(self.student, groups, responses, owner),
-            "ids": torch.tensor([token for response in responses for token in response]),
-            "weights": torch.tensor(np.repeat(np.divide(shares, lengths), lengths), dtype=torch.float32),
+            "ids": torch.tensor([token for response in responses for token in response], dtype=torch.int64),
+            "weights": torch.tensor(np.repeat(shares, lengths) / np.repeat(lengths, lengths), dtype=torch.float32),
         }
         stage = groups[0].stage
         if stage is None:
             return batch
         batch["stage"] = (stage.index, stage.teacher, stage.ratio)
         scores = [rewards.score(group.rows, self.reward) for group in groups]
-        batch |= {"lengths": lengths, "groups": [slim(group.rows) for group in groups]}
-        batch |= policy_inputs(scores, lengths)
+        batch |= {"lengths": lengths, "shares": shares, "groups": [slim(group.rows) for group in groups]}
+        batch["advantages"] = advantages(scores, lengths)
         batch["initial_log_probs"] = torch.tensor(np.concatenate([r["log_probs"] for r in rows]), dtype=torch.float32)
         if self.teachers is not None:
             batch["teacher"] = self._pack(self.teachers.prompter(stage.teacher), groups, responses, owner)
         if rows[0].get("top_ids") is not None:
             of = {name: torch.tensor(np.concatenate([r[name] for r in rows])) for name in ("top_ids", "top_log_probs")}
-            batch["top_ids"] = of["top_ids"].long().view(sum(lengths), -1)
-            batch["top_log_probs"] = of["top_log_probs"].float().view(sum(lengths), -1)
+            shape = (sum(lengths), len(of["top_ids"]) // max(1, sum(lengths)))
+            batch["top_ids"] = of["top_ids"].long().view(shape)
+            batch["top_log_probs"] = of["top_log_probs"].float().view(shape)
             batch["rest"] = torch.tensor(np.concatenate([r["rest"] for r in rows]))
         batch["scores"] = reported(scores, shares)
         return batch
@@ -105,17 +106,13 @@ class Collator:
         return sequences.pack(prompts, images, responses, owner, prompter.tokenizer.pad_token_id)
 
 
-def policy_inputs(scores: Sequence[rewards.Scores], lengths: Sequence[int]) -> dict[str, torch.Tensor]:
-    """What the policy term reads of the groups' scores: `advantages` float32 and `carries` bool, `[tokens]` each.
+def advantages(scores: Sequence[rewards.Scores], lengths: Sequence[int]) -> torch.Tensor:
+    """What the policy term reads of the groups' scores, float32 `[tokens]`.
 
     `lengths`: tokens of each response, all groups in order.
     """
-    advantages = np.concatenate([group.advantage for group in scores])
-    carries = np.concatenate([group.carries for group in scores])
-    return {
-        "advantages": torch.tensor(np.repeat(advantages, lengths), dtype=torch.float32),
-        "carries": torch.tensor(np.repeat(carries, lengths)),
-    }
+    of_responses = np.concatenate([group.advantage for group in scores])
+    return torch.tensor(np.repeat(of_responses, lengths), dtype=torch.float32)
 
 
 def reported(scores: Sequence[rewards.Scores], shares: Sequence[float]) -> dict[str, float]:

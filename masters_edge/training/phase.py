@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from masters_edge import families
 from masters_edge.common import processes
 from masters_edge.common.display import TrainingScreen, progress, say
 from masters_edge.common.errors import UserError
@@ -39,6 +40,7 @@ def build(
     checkpoints: Path,
     *,
     rounded_from: int | None = None,
+    start: str | None = None,
 ) -> PhaseTrainer:
     """The trainer of a phase, ready to train; the student's model becomes its own.
 
@@ -50,10 +52,9 @@ def build(
         visits: `phase.steps` times the questions of a step, in order.
         checkpoints: where they go.
         rounded_from: the step from which weights are rounded as `export` will (`quantize.qat`); None: never.
+        start: the checkpoint that the run's first phase started from; None where it is the student's own.
     """
-    reference = None
-    if needs_reference(recipe, phase) and not recipe.train.lora:  # adapters can be switched off instead
-        reference = copy.deepcopy(student.model).requires_grad_(False)
+    reference = _reference(recipe, phase, student, start or student.source)
     model = trainable(student.model, recipe)
     rounding = None
     if rounded_from is not None:
@@ -75,6 +76,15 @@ def build(
         rounding=rounding,
         callbacks=[MarkComplete(), *([rounding] if rounding else [])],
     )
+
+
+def _reference(recipe: Recipe, phase: Phase, student: Speaker, start: str) -> Any:
+    """pi_ref of Eq. 8 as a model of its own; None without the KL, or where adapters can be switched off instead."""
+    if not needs_reference(recipe, phase):
+        return None
+    if recipe.reward.reference == "start" and start != student.source:
+        return families.load_model(start).float().to(student.model.device).requires_grad_(False)
+    return None if recipe.train.lora else copy.deepcopy(student.model).requires_grad_(False)
 
 
 def rounded_from(recipe: Recipe, number: int) -> int | None:

@@ -6,7 +6,7 @@
 import fnmatch
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from transformers import TrainingArguments
 
 from masters_edge.common import processes
 from masters_edge.common.errors import UserError
+from masters_edge.objective import probe
 from masters_edge.recipe import Phase, Recipe, schedule
 from masters_edge.recipe.schema import Lora
+from masters_edge.run.cast import Cast
 from masters_edge.training import qat, sharded
 
 KEPT_CHECKPOINTS = 2
@@ -27,9 +29,16 @@ _CHECKPOINTING = (
 
 
 def needs_reference(recipe: Recipe, phase: Phase) -> bool:
-    """Whether the objective looks at the student as it was before the phase."""
+    """Whether the objective looks at the student as it was before (`reward.reference` says before what)."""
     in_use = phase.objective in ("joint", "reward") and recipe.reward.policy == "paper"
     return in_use and recipe.reward.kl_beta > 0 and recipe.reward.weight > 0
+
+
+def separate_reference(recipe: Recipe, phase: Phase) -> bool:
+    """Whether that may be a model of its own: adapters can be switched off instead, but only back to the student before
+    this phase."""
+    earlier = recipe.reward.reference == "start" and len(recipe.train.phases) > 1
+    return needs_reference(recipe, phase) and (recipe.train.lora is None or earlier)
 
 
 def needs_teacher(recipe: Recipe, phase: Phase) -> bool:
@@ -66,6 +75,21 @@ def check(recipe: Recipe, student: str) -> None:
         questions_per_device(recipe, phase)
     if train.lora or train.freeze:
         trainable(bare_model(student), recipe)
+
+
+def check_attention(recipe: Recipe, cast: Cast, prompts: Mapping[str, int]) -> None:
+    """Refuse a student or teacher that can't be read in grouped rows; `prompts`: the longest, by checkpoint (tokens).
+
+    Raises:
+        UserError: as `objective.probe.check`.
+    """
+    from masters_edge.families import load_config
+    from masters_edge.families.prompts import context_of
+
+    for source, longest in prompts.items():
+        who = f"student {source}" if source == cast.student else f"teacher {source}"
+        config, tokens = load_config(source), longest + recipe.responses.max_new_tokens
+        probe.check(config, min(tokens, context_of(config) or tokens), who)
 
 
 def trainable(student: Any, recipe: Recipe) -> Any:

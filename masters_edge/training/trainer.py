@@ -122,7 +122,7 @@ class PhaseTrainer(Trainer):
             if reference is None and needs_reference(self.recipe, self.phase):
                 reference = self._without_adapters(student, plain, inputs)
             hidden = sequences.response_hidden(plain, self.family, inputs["student"])
-            known = {name: inputs.get(name) for name in ("advantages", "initial_log_probs", "carries")}
+            known = {name: inputs.get(name) for name in ("advantages", "initial_log_probs")}
             tokens = Tokens(inputs["ids"], inputs["weights"], **known)
             objective = Objective(self.phase, self.recipe.reward, tokens, teacher, reference)
             head = qat.head(plain, sharded.head_in_forward(plain))
@@ -140,10 +140,9 @@ class PhaseTrainer(Trainer):
             rewards.score(group, self.recipe.reward, np.array([next(rows).mean().item() for _ in group]))
             for group in inputs["groups"]
         ]
-        shares = [part.sum().item() for part in inputs["weights"].cpu().split(lengths)]
-        inputs["scores"] = batches.reported(scores, shares)
-        fresh = {name: value.to(hidden.device) for name, value in batches.policy_inputs(scores, lengths).items()}
-        return replace(objective, tokens=replace(objective.tokens, **fresh))
+        inputs["scores"] = batches.reported(scores, inputs["shares"])
+        fresh = batches.advantages(scores, lengths).to(hidden.device)
+        return replace(objective, tokens=replace(objective.tokens, advantages=fresh))
 
     def _get_grad_norm(self, *options: Any, **named: Any) -> Any:
         """As Trainer's, which asks for it before each optimizer step."""
@@ -170,7 +169,8 @@ class PhaseTrainer(Trainer):
         return self._frozen(self.teachers.at(number, ratio), self.teachers.family(number), inputs["teacher"])
 
     def _reference(self, inputs: Any) -> LogitsOf | None:
-        """A copy of the student as it was before the phase; adapters need none, they are switched off."""
+        """A model of its own, where there is one; the student before this phase needs none beside adapters, which are
+        switched off."""
         return None if self.reference is None else self._frozen(self.reference, self.family, inputs["student"])
 
     @torch.no_grad()

@@ -77,7 +77,7 @@ def test_transformers_serve_says_what_the_transformers_engine_says(plain: Any, s
     expected = [answer[0] for answer in engine.answer(requests)]
     # As texts: random tokens cut characters in half, and half a character doesn't come through a server's JSON.
     assert engine.texts(found) == engine.texts(expected) and len(set(engine.texts(found))) > 6
-    (end,) = asked.ends
+    (end,) = asked.end_ids
     assert [ids[-1] == end for ids in found] == [ids[-1] == end and len(ids) < 6 for ids in expected]
 
 

@@ -19,7 +19,7 @@ from masters_edge.engines.transformers import Engine
 from masters_edge.families import load_config, load_model, load_processor, loading, video_slot
 from masters_edge.families.base import Family, family_of
 from masters_edge.families.prompts import Prompter, check_image_tokens
-from masters_edge.objective import sequences
+from masters_edge.objective import probe, sequences
 from masters_edge.recipe.schema import Responses
 from tests import tiny, wide
 
@@ -329,14 +329,8 @@ def test_a_family_that_is_not_built_is_refused_by_name(tmp_path: Path) -> None:
         family_of(load_config(str(tmp_path)), "my-teacher")
 
 
-def test_a_sliding_window_is_refused(tmp_path: Path) -> None:
-    source = tiny.qwen2_5_vl(tmp_path / "model")
-    settings = json.loads((source / "config.json").read_text())
-    settings["text_config"] |= {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
-    settings["text_config"]["layer_types"] = ["full_attention", "full_attention", "sliding_attention"]
-    (source / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(UserError, match="my-student has decoder layers that see only 8 tokens back"):
-        family_of(load_config(str(source)), "my-student")
+def test_every_family_passes_the_probe_of_its_decoder(built: Built) -> None:
+    probe.check(built.model.config, 40, built.family.model_types[0])
 
 
 # How the real checkpoints on the hub name their image processors, in files that older versions of transformers wrote.

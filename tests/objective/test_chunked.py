@@ -1,5 +1,7 @@
 """A phase's loss in chunks against the plain computation over all logits: values, gradients, memory."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -27,7 +29,6 @@ class Case:
             weights=weights / weights.sum(),
             advantages=torch.randn(TOKENS, dtype=dtype),
             initial_log_probs=-torch.rand(TOKENS, dtype=dtype) * 5,
-            carries=torch.rand(TOKENS) > 0.3,
         )
 
     def objective(self, phase: str, policy: str, teacher=None) -> Objective:
@@ -57,7 +58,7 @@ class Case:
             "positive": ratio * t.advantages.clamp(min=0),
             "truncated_is": (log_p.detach() - t.initial_log_probs).exp().clamp(max=1) * t.advantages * log_p,
         }
-        grpo, distance = -(w * t.carries * terms[policy]).sum(), (w * jsd(self.teacher, logits)).sum()
+        grpo, distance = -(w * terms[policy]).sum(), (w * jsd(self.teacher, logits)).sum()
         loss = {
             "joint": distance + 0.7 * grpo,
             "distill": distance,
@@ -85,6 +86,30 @@ def test_value_and_gradient_are_the_plain_ones(phase: str, policy: str, entries:
             if "jsd" in reported:
                 torch.testing.assert_close(reported["jsd"], terms["jsd"].detach(), atol=tolerance, rtol=tolerance)
             assert not any(value.requires_grad for value in reported.values())
+
+
+def test_without_advantages_the_papers_term_is_its_kl_as_logged() -> None:
+    """A group whose rewards are all alike: `loss = jsd + weight * beta * kl`, in value and gradient."""
+    case = Case(torch.float64)
+    case.tokens = dataclasses.replace(case.tokens, advantages=torch.zeros(TOKENS, dtype=torch.float64))
+    loss, to_hidden, *_, reported = case.chunked(case.objective("joint", "paper"), 5 * VOCABULARY)
+    torch.testing.assert_close(loss, reported["jsd"] + 0.7 * 0.1 * reported["kl_reference"])
+    assert float(reported["kl_reference"]) > 0.01
+    torch.testing.assert_close(to_hidden, case.plain("joint", "paper")[1])
+    for policy in ("positive", "truncated_is"):  # nothing is left of these
+        loss, *_, reported = case.chunked(case.objective("joint", policy), 5 * VOCABULARY)
+        torch.testing.assert_close(loss, reported["jsd"])
+
+
+def test_a_batch_in_which_nobody_said_anything_is_a_loss_of_nothing() -> None:
+    case = Case(torch.float32)
+    case.hidden = torch.zeros(0, HIDDEN, requires_grad=True)
+    case.tokens = dataclasses.replace(
+        case.tokens, **{f.name: getattr(case.tokens, f.name)[:0] for f in dataclasses.fields(case.tokens)}
+    )
+    case.teacher, case.reference = case.teacher[:0], case.reference[:0]
+    loss, *gradients, reported = case.chunked(case.objective("joint", "paper"), 10**6)
+    assert loss == 0 and reported["jsd"] == 0 and not any(g.any() for g in gradients)
 
 
 def test_a_stored_teacher_is_the_live_one_where_all_its_tokens_are_stored() -> None:

@@ -29,6 +29,16 @@ def test_a_row_holds_the_prompt_and_its_responses_without_their_last_tokens() ->
     assert sequences.response_means(torch.arange(6.0), RESPONSES).tolist() == [1.0, 3.0, 4.5]
 
 
+def test_a_response_of_no_tokens_takes_no_place() -> None:
+    batch = sequences.pack(PROMPTS, [{}, {}], [[20, 21], [], [40, 41], []], [0, 0, 0, 1], pad=0)
+    assert batch["input_ids"].tolist() == [[7, 8, 9, 20, 40], [7, 0, 0, 0, 0]]
+    where = list(zip(batch["at_row"].tolist(), batch["at_column"].tolist()))
+    assert where == [(0, 2), (0, 3), (0, 2), (0, 4)]
+    means = sequences.response_means(torch.arange(4.0), [[20, 21], [], [40, 41], []])
+    assert means[[0, 2]].tolist() == [0.5, 2.5] and means[[1, 3]].isnan().all()
+    assert sequences.pack([[7]], [{}], [[]], [0], pad=0)["at_row"].dtype == torch.int64
+
+
 def test_responses_see_the_prompt_and_themselves_only() -> None:
     mask = sequences.block_mask(packed()["segments"])[:, 0].int().tolist()
     assert mask[0] == [

@@ -114,7 +114,7 @@ def train(spec: dict[str, Any]) -> None:
 
         teachers = SimpleNamespace(at=at, family=lambda _: shapes[1].family, prepare_with=lambda _: None)
     reference = None
-    if training.needs_reference(recipe, phase) and not recipe.train.lora:
+    if training.separate_reference(recipe, phase):
         reference = copy.deepcopy(student).requires_grad_(False)
     student = training.trainable(student, recipe)
     with tempfile.TemporaryDirectory() as folder:

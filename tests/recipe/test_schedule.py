@@ -1,5 +1,6 @@
 """The mask schedule of Eq. 3, the stages of a chain, and the order of visits."""
 
+import itertools
 from decimal import Decimal
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from masters_edge.recipe import Recipe, schedule
+from masters_edge.recipe.schema import Mask
 from masters_edge.recipe.stages import Masks, five_stages
 from masters_edge.run import outline
 
@@ -114,3 +116,12 @@ def test_every_question_is_visited_before_any_a_second_time(count: int, steps: i
         part = order.flat[start : start + count]
         assert len(set(part)) == len(part)
     np.testing.assert_array_equal(order, schedule.visits(count, steps, per_step, seed))
+
+
+def test_ratios_begin_at_r_max_and_end_at_0_whatever_floats_make_of_the_step() -> None:
+    for r_max, stages in itertools.product((2 / 3, 0.99, 0.2, 1 / 7, 0.3), range(1, 60)):
+        for step in (r_max / stages, r_max / stages * (1 + 1e-8)):
+            mask = Mask(r_max=r_max, step=step)
+            ratios = Masks(mask.r_max, mask.step).ratios  # type: ignore[arg-type]
+            assert ratios[0] == r_max and ratios[-1] == 0 and len(ratios) == stages + 1 == mask.stages
+            assert all(before > after for before, after in zip(ratios, ratios[1:]))

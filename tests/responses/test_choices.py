@@ -14,7 +14,7 @@ def recipe(**sections) -> Recipe:
 
 
 def summary(student: float | None, teacher: float | None, labelled: float = 0.5) -> Summary:
-    return Summary(100, 800, 200, 0.5, labelled, 0, student, teacher)
+    return Summary(100, 800, 200, 0.5, labelled, 0, student, teacher, 0, 0.0, 0.0)
 
 
 def dealt(distinct: float, pool: int = 10**6, objective: str = "joint", **sections) -> tuple[int, int, int]:

@@ -137,7 +137,7 @@ def test_another_version_is_refused_and_says_what_to_do(tmp_path: Path) -> None:
     table = pa.table({"question_id": ["1"]}).replace_schema_metadata({"masters_edge_schema_version": "2"})
     pq.write_table(table, path)
     for reading in (lambda: store.read(path), lambda: store.groups(path), lambda: next(store.scan(tmp_path))):
-        with pytest.raises(UserError, match=r"schema version 2.*with version 3; delete the shards in .* again"):
+        with pytest.raises(UserError, match=r"schema version 2.*with version 4; delete the shards in .* again"):
             reading()
 
 

@@ -1,5 +1,6 @@
 """R_acc by rules and by a judge at a real server: verdicts, failures, cache, processes."""
 
+import dataclasses
 import json
 import multiprocessing
 import signal
@@ -75,6 +76,14 @@ def test_judge_scores_in_order_beside_rules(tmp_path: Path) -> None:
         assert sum(seen) == 3
         assert scorer.unscored == 0
         assert server.bodies[0]["temperature"] == 0 and server.bodies[0]["max_tokens"] == 256
+
+
+def test_a_cut_response_and_an_empty_one_are_wrong_whoever_scores(tmp_path: Path) -> None:
+    cut = [dataclasses.replace(item("blue", metric=metric), cut=True) for metric in ("judge", "exact_match")]
+    empty = [Item("0", "what?", " ", ("",), metric) for metric in ("judge", "exact_match", "anls")]
+    with judge_server(strict) as server, Scorer(reward(server), tmp_path) as scorer:
+        assert scorer.score([*cut, *empty]) == [Verdict(0.0, "rule:cut")] * 2 + [Verdict(0.0, "rule:empty")] * 3
+        assert not server.asked and scorer.unscored == 0
 
 
 def test_untagged_verdicts_go_through_the_second_prompt(tmp_path: Path) -> None:

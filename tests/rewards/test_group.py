@@ -32,19 +32,43 @@ def test_a_response_its_judge_failed_on_is_left_out_and_no_zero() -> None:
     found = rewards.score([row(0.1, 1.0), row(0.2, None, "judge:big"), row(0.3, 0.0)], Reward(distillation=False))
     assert found.counted.tolist() == [True, False, True]
     np.testing.assert_allclose(found.advantage, [1.0, 0.0, -1.0])  # as if it weren't there
-    assert found.carries.tolist() == [True, False, True]
     nobody = rewards.score([row(0.1, None, "judge:big"), row(0.4, None, "judge:big")], Reward())
-    assert not nobody.advantage.any() and not nobody.carries.any()
+    assert not nobody.advantage.any() and not nobody.counted.any()
     assert rewards.score([row(0.1, None, "judge:big")], Reward(accuracy=False)).counted.all()
 
 
 def test_without_a_label_closeness_alone_decides() -> None:
     found = rewards.score([row(0.1, None, None), row(0.2, None, None)], Reward())
     np.testing.assert_allclose(found.reward, [1.0, 0.0])
-    assert found.carries.all()
 
 
 @pytest.mark.parametrize("group", [[row(0.2, 1.0, count=8)], [row(0.2, 1.0), row(0.2, 1.0)]])
 def test_groups_all_alike_carry_nothing(group: list[dict]) -> None:
     found = rewards.score(group, Reward())
-    assert not found.advantage.any() and not found.carries.any() and found.counted.all()
+    assert not found.advantage.any() and found.counted.all()
+
+
+def test_a_response_nobody_could_score_sets_no_bound_of_the_others() -> None:
+    found = rewards.score([row(0.1, 1.0), row(0.3, 1.0), row(0.69, None, "judge:big")], Reward())
+    np.testing.assert_allclose(found.r_distill, [1.0, 0.0, 0.0])
+    np.testing.assert_allclose(found.advantage, [1.0, -1.0, 0.0])
+
+
+@pytest.mark.parametrize("min_max", [True, False])
+def test_a_response_of_no_tokens_is_the_furthest_and_sets_no_bound(min_max: bool) -> None:
+    found = rewards.score(
+        [row(0.1, 1.0), row(0.3, 0.0), row(None, 0.0, "rule:empty")],  # type: ignore[arg-type]
+        Reward(min_max=min_max),
+    )
+    np.testing.assert_allclose(found.r_distill, [1.0, 0.0, 0.0] if min_max else [-0.1, -0.3, -np.log(2)])
+    assert found.counted.all() and found.advantage[2] < 0 and np.isfinite(found.advantage).all()
+    alone = rewards.score([row(None, 0.0, "rule:empty")], Reward(min_max=min_max))  # type: ignore[arg-type]
+    assert alone.advantage.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("min_max", [True, False])
+def test_noise_of_rounding_is_no_advantage(min_max: bool) -> None:
+    """Equal but for what floats lose: nobody is better."""
+    noise = [row(0.25, 1.0), row(0.25 + 1e-9, 1.0), row(0.25 - 1e-9, 1.0)]
+    assert not rewards.score(noise, Reward(min_max=min_max)).advantage.any()
+    assert rewards.score([row(0.25, 1.0), row(0.25 + 2e-6, 1.0)], Reward(min_max=min_max)).advantage.any()

@@ -21,6 +21,7 @@ from masters_edge.families.prompts import Prompter
 from masters_edge.objective.divergence import jsd
 from masters_edge.recipe import load
 from masters_edge.recipe.schema import Mask
+from masters_edge.recipe.stages import RUNGS
 from masters_edge.scoring import metrics
 from masters_edge.teacher import ladder, norms
 from masters_edge.teacher.chain import TeacherChain
@@ -39,7 +40,7 @@ def parts(source: Path):
     return model, family, Prompter(load_processor(str(source)), family, model.config)
 
 
-def ladder_of(source: Path, questions: list[Question], ratios=ladder.RATIOS, **mask) -> Ladder:
+def ladder_of(source: Path, questions: list[Question], ratios=RUNGS, **mask) -> Ladder:
     model, family, prompter = parts(source)
     return climb(
         model, prompter, questions,
@@ -94,7 +95,7 @@ def test_without_labels_its_own_unmasked_answers_count(models: Path, asked: list
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=11), st.floats(0.01, 1))
 def test_chooses_the_largest_ratio_that_keeps_enough(accuracies: list[float], keep: float) -> None:
-    found = Ladder(tuple(Rung(r, a, 0.0) for r, a in zip(ladder.RATIOS, accuracies)), BY_LABELS)
+    found = Ladder(tuple(Rung(r, a, 0.0) for r, a in zip(RUNGS, accuracies)), BY_LABELS)
     chosen = found.borne(keep)
     for rung in found.rungs:
         if rung.ratio == chosen:

@@ -84,6 +84,8 @@ def test_ratio_0_and_float32_in_one_file(tmp_path: Path) -> None:
         ("torn", 0.2, "is no whole safetensors file"),
         ("missing shard", 0.2, "is missing"),
         ("float8", 0.2, "a quantized weight"),
+        ("torchao", 0.2, "names a quantizer (torchao), and quantized checkpoints are not loaded"),
+        ("awq inside", 0.2, "names a quantizer (awq)"),
     ],
 )
 def test_each_mistake_is_one_sentence(
@@ -113,6 +115,11 @@ def test_each_mistake_is_one_sentence(
         shards[1].write_bytes(shards[1].read_bytes()[:-10])
     if change == "missing shard":
         shards[1].unlink()
+    methods = {"torchao": {"quantization_config": {"quant_method": "torchao"}}}
+    methods["awq inside"] = {"text_config": {"quantization_config": {"quant_method": "awq"}}}
+    if change in methods:
+        config = json.loads((source / "config.json").read_text())
+        (source / "config.json").write_text(json.dumps(config | methods[change]))
     if change == "float8":
         save_file({"w": torch.zeros(4, 4).to(torch.float8_e4m3fn)}, source / "model.safetensors")
     with pytest.raises(UserError) as error:

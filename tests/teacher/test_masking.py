@@ -244,7 +244,7 @@ def test_refuses_what_it_cannot_mask() -> None:
             masking.mask_(Small(), r_max)
     quantized = Small()
     quantized.body[0].weight = nn.Parameter(torch.zeros(9, 5, dtype=torch.int8), requires_grad=False)
-    with pytest.raises(ValueError, match="body.0.weight is int8"):
+    with pytest.raises(UserError, match="body.0.weight is int8"):
         masking.MaskedTeacher(quantized, 0.2)
     masking.MaskedTeacher(quantized, 0.2, exclude=["body.0.*"])
     with pytest.raises(ValueError, match="activation norms of embed.weight are not finite"):
