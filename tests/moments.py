@@ -3,7 +3,6 @@
 Started by tests in place of `masters_edge`; nothing else about the command changes.
 """
 
-import contextlib
 import functools
 import os
 
@@ -14,38 +13,36 @@ from masters_edge.responses.generate import Generator
 from masters_edge.training import PhaseTrainer
 
 MOMENTS = {"g": "generating", "s": "scoring", "t": "training", "w": "saving"}
-_file = os.open("moment", os.O_CREAT | os.O_RDWR)
-os.pwrite(_file, b"-", 0)
+_METHODS = [
+    (Generator, "labels", "g"),
+    (Generator, "_sample", "g"),
+    (Generator, "_accuracy", "s"),
+    (scoring, "_hidden", "s"),
+    (Trainer, "training_step", "t"),
+    (Trainer, "_save_checkpoint", "w"),
+    (PhaseTrainer, "save_student", "w"),
+]
 
 
-@contextlib.contextmanager
-def _moment(letter: str):
-    before = os.pread(_file, 1, 0)
-    os.pwrite(_file, letter.encode(), 0)
-    yield
-    os.pwrite(_file, before, 0)
-
-
-def _say(owner: object, name: str, letter: str) -> None:
+def _say(file: int, owner: object, name: str, letter: str) -> None:
     method = getattr(owner, name)
 
     @functools.wraps(method)
     def told(*arguments, **named):
-        with _moment(letter):
-            return method(*arguments, **named)
+        before = os.pread(file, 1, 0)
+        os.pwrite(file, letter.encode(), 0)
+        result = method(*arguments, **named)
+        os.pwrite(file, before, 0)
+        return result
 
     setattr(owner, name, told)
 
 
-_say(Generator, "labels", "g")
-_say(Generator, "_sample", "g")
-_say(Generator, "_accuracy", "s")
-_say(scoring, "_hidden", "s")
-_say(Trainer, "training_step", "t")
-_say(Trainer, "_save_checkpoint", "w")
-_say(PhaseTrainer, "save_student", "w")
-
-if __name__ == "__main__":
+if __name__ == "__main__":  # whoever only imports this leaves no file behind
     from masters_edge.cli import main
 
+    moment = os.open("moment", os.O_CREAT | os.O_RDWR)
+    os.pwrite(moment, b"-", 0)
+    for method in _METHODS:
+        _say(moment, *method)
     main()

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from masters_edge.benchmarks.devices import Wanted
 from masters_edge.benchmarks.page import assets
@@ -20,11 +19,10 @@ from masters_edge.benchmarks.page.https import certificate
 from masters_edge.benchmarks.page.link import LOOPBACK, Link, addresses, host_names, names, origin
 from masters_edge.common.errors import UserError
 from masters_edge.serve.address import listen
+from masters_edge.serve.connections import Patience
 
 PORT = 8770  # always the same: a browser keeps what it has downloaded by origin
-CONNECTIONS, OF_ONE_PEER = 128, 48
 FAREWELL_S = 1.0  # for answers under way, when it ends
-HEADERS_S = 10.0  # for a request's headers to come in
 
 
 @contextmanager
@@ -111,41 +109,5 @@ def _started(server: uvicorn.Server, listener: Any) -> threading.Thread:
     return thread
 
 
-class _Patience(H11Protocol):
-    """Not too much of it: so many connections, fewer of one peer, and headers that come in time."""
-
-    _refused = False
-    _timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        peer = (transport.get_extra_info("peername") or [None])[0]
-        of_peer = sum((getattr(other, "client", None) or [None])[0] == peer for other in self.connections)
-        if len(self.connections) >= CONNECTIONS or of_peer >= OF_ONE_PEER:
-            self._refused = True
-            transport.abort()
-            return
-        super().connection_made(transport)
-        self._await_headers()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
-        if not self._refused:
-            super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        if self._refused:
-            return
-        super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._stop_timer()
-        else:
-            self._await_headers()
-
-    def _await_headers(self) -> None:
-        if self._timer is None and not self.transport.is_closing():
-            self._timer = self.loop.call_later(HEADERS_S, self.transport.abort)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+class _Patience(Patience):
+    MOST, OF_ONE_CLIENT = 128, 48

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from masters_edge.common.errors import UserError
+from masters_edge.common.plain import line
 
 MAX_ANSWER = 16 * 2**20  # bytes; a response of 8,192 tokens with all their ids and text has less than one
 _PATIENCE_S = 1.0  # for requests under way to end once they are given up
@@ -153,11 +154,9 @@ def text_of(choice: Any) -> str:
     return content
 
 
-def short(found: Any, longest: int = 300) -> str:
-    """What a server sent, for a sentence: one line, only what can be shown, at most `longest` characters."""
+def short(found: Any, most: int = 300) -> str:
+    """What a server sent, for a sentence: one line, only what can be shown, at most `most` characters."""
     try:
-        text = str(found)
+        return line(str(found)[: 10 * most], most)
     except RecursionError:
-        text = f"a {type(found).__name__} of too many levels"
-    line = " ".join("".join(sign if sign.isprintable() else " " for sign in text[: 10 * longest]).split())
-    return line if len(line) <= longest else f"{line[:longest]} ..."
+        return f"a {type(found).__name__} of too many levels"

@@ -172,7 +172,7 @@ class Endpoint(Section):
     retries: int = Field(default=4, ge=0, le=100)
     """How often a failed request is tried again (count), with growing pauses."""
     timeout_s: float = Field(default=120.0, gt=0, le=DAY_S)
-    """Longest wait for one answer (seconds)."""
+    """Longest wait for one answer, whole (seconds); each retry has as long."""
     body: dict[str, Any] = Field(default_factory=dict)
     """Further fields of each request's JSON, as the server knows them."""
 
@@ -238,7 +238,7 @@ class Judge(Section):
     retries: int = Field(default=3, ge=0, le=100)
     """How often a failed request is tried again (count), with growing pauses."""
     timeout_s: float = Field(default=120.0, gt=0, le=DAY_S)
-    """Longest wait for one verdict, at a server (seconds)."""
+    """Longest wait for one verdict, whole, at a server (seconds); each retry has as long."""
     batch_size: int = Field(default=16, ge=1, le=AT_ONCE)
     """Responses judged at once, where the model runs here (count)."""
     max_new_tokens: int = Field(default=256, ge=1, le=TOKENS)

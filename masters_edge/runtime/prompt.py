@@ -5,13 +5,14 @@ a sandbox with bounds (`chat_template.py`). In: the bundle's `chat_template.jinj
 ids.
 """
 
+from functools import cached_property
 from pathlib import Path
 
 import jinja2
 from tokenizers import Tokenizer
 
 from masters_edge.common import inside
-from masters_edge.common.errors import UserError
+from masters_edge.common.errors import UserError, reason
 from masters_edge.common.plain import line
 from masters_edge.runtime import chat_template
 from masters_edge.runtime.families import special_tokens
@@ -45,7 +46,18 @@ class Prompt:
         expanded = image_text.join(self.text(question).split(placeholder))
         bos = self.special_tokens.get("bos_token")
         starts_with_bos = bos is not None and expanded.startswith(bos)
-        return self.tokenizer.encode(expanded, add_special_tokens=not starts_with_bos).ids
+        try:
+            return self.tokenizer.encode(expanded, add_special_tokens=not starts_with_bos).ids
+        except BaseException as error:
+            if type(error).__name__ != "PanicException" and not isinstance(error, Exception):
+                raise
+            # Such as a pattern that gives up on millions of blanks: Rust's panics are no Exception.
+            raise UserError(f"the tokenizer can't read the question ({reason(error)}); ask it in other words") from None
+
+    @cached_property
+    def longest_token(self) -> int:
+        """Characters, at most: vocabularies write bytes as characters, so that no token stands for more."""
+        return max(map(len, self.tokenizer.get_vocab(with_added_tokens=True)), default=1)
 
     def text(self, question: str) -> str:
         """The chat template's text for one image and one question, the image still a single placeholder."""

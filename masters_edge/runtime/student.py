@@ -29,6 +29,7 @@ from masters_edge.runtime.opening import open_backend
 from masters_edge.runtime.prompt import Prompt
 from masters_edge.runtime.text import TextStream
 
+MAX_CHARACTERS = 1_000_000  # of a question; a long novel, which no student here reads
 MAX_NEW_TOKENS = 128  # where neither the caller nor the student's generation settings say
 
 
@@ -191,8 +192,29 @@ class Student:
             total_ms=1000 * (course.ended - started),
         )
 
+    def check_question(self, question: str) -> None:
+        """Raises UserError for what can't be a question, before anything is made of it; any thread may ask.
+
+        So many tokens as the student reads are at most so many characters: what is longer takes a tokenizer seconds and
+        gigabytes, or its life.
+        """
+        try:
+            question.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"character {error.start + 1} of the question is half of one (a lone surrogate); write it anew"
+            ) from None
+        if len(question) > self.context:  # else the tokens will be counted
+            most = min(MAX_CHARACTERS, self.context * self.prompt.longest_token)
+            if len(question) > most:
+                raise UserError(
+                    f"the question has {len(question):,} characters; the student reads {self.context:,} tokens, which "
+                    f"hold {most:,} at most: ask a shorter question"
+                )
+
     def ask(self, image: Image.Image | Path | str | Picture, question: str) -> WholeQuestion:
         """The picture preprocessed and the prompt tokenized; raises UserError for a token that has no embedding."""
+        self.check_question(question)
         opened = image if isinstance(image, Picture) else images.open_image(image)
         with _fitting(self.folder):
             seen = opened.seen if isinstance(opened, Picture) else self.family.look(opened)

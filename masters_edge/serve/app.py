@@ -1,4 +1,4 @@
-"""The routes: `/` the page, `/v1/models`, `/v1/chat/completions`; who may ask, and how much at once.
+"""The routes: `/` the page, `/v1/models`, `/v1/chat/completions`, `/health`; who may ask, and how much at once.
 
 Every refusal is OpenAI's error object, so that any client shows its sentence.
 """
@@ -48,6 +48,7 @@ def make_app(
     app = Starlette(
         routes=[
             Route("/", page.respond),
+            Route("/health", serving.health),
             Route("/v1/models", serving.models),
             Route("/v1/models/{name:path}", serving.one_model),
             Route("/v1/chat/completions", serving.chat, methods=["POST"]),
@@ -56,6 +57,7 @@ def make_app(
             Refused: lambda request, error: _refuse(error),
             HTTPException: lambda request, error: _refuse(_unknown(request, error)),
             ClientDisconnect: lambda request, error: Response(status_code=499),  # reaches nobody
+            Exception: lambda request, error: _refuse(Refused(500, "the server made a mistake; look at its terminal")),
         },
     )
     return _Gate(app, hosts)
@@ -68,6 +70,12 @@ class _Serving:
         self._queue, self._model, self._stop_ids = queue, model, stop_ids
         self._key = api_key.encode() if api_key else None
         self._room = MAX_BODIES
+
+    async def health(self, request: Request) -> Response:
+        """Whether questions are answered, without a key, as llama-server and vLLM say it."""
+        if trouble := self._queue.troubled():
+            raise Refused(503, trouble)
+        return JSONResponse({"status": "ok"})
 
     async def models(self, request: Request) -> Response:
         self._let_in(request)
@@ -221,5 +229,5 @@ def _refuse(refused: Refused) -> Response:
 def _unknown(request: Request, error: HTTPException) -> Refused:
     if error.status_code == 405:
         return Refused(405, f"{request.url.path} does not take {request.method}")
-    known = "GET /v1/models, POST /v1/chat/completions, and the page at /"
+    known = "GET /v1/models, POST /v1/chat/completions, GET /health, and the page at /"
     return Refused(error.status_code, f"there is nothing at {request.url.path}; this server has {known}")

@@ -15,9 +15,8 @@ from masters_edge.common.errors import UserError
 from masters_edge.runtime import Student
 from masters_edge.serve.address import in_url, is_local, listen, reached_at
 from masters_edge.serve.app import make_app
+from masters_edge.serve.connections import Patience
 from masters_edge.serve.question_queue import QuestionQueue
-
-_CONNECTIONS = 256  # at once; more are told to come back
 
 
 def serve(bundle: Path, host: str, port: int, threads: int | None, backend: str, api_key: str | None) -> None:
@@ -34,7 +33,7 @@ def serve(bundle: Path, host: str, port: int, threads: int | None, backend: str,
         app = make_app(queue, _model(name, bundle, manifest, student), student.stop_ids, api_key, hosts)
         config = uvicorn.Config(
             app,
-            http="h11",
+            http=Patience,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -42,7 +41,6 @@ def serve(bundle: Path, host: str, port: int, threads: int | None, backend: str,
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=_CONNECTIONS,
             timeout_graceful_shutdown=5,
         )
 

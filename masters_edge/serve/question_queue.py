@@ -1,5 +1,8 @@
 """One question at a time: a thread that owns the student, and a bounded line of questions in front of it.
 
+Whatever a question makes the student raise, panics of native libraries too (which are no `Exception`), fails that
+question alone: the thread goes on. `troubled` says what keeps it from answering.
+
 `QuestionQueue.take` puts a question in line; its `PendingAnswer` hears the answer's pieces on the event loop, and
 ends it when whoever asked has gone.
 """
@@ -11,6 +14,7 @@ import time
 from collections import deque
 
 from masters_edge.common.errors import UserError
+from masters_edge.common.plain import line
 from masters_edge.runtime import Answer, Student
 from masters_edge.serve import pictures
 from masters_edge.serve.refusals import Refused
@@ -19,6 +23,7 @@ from masters_edge.serve.requests import Asked
 MAX_WAITING = 64  # questions in line; lmms-eval asks 32 at once
 ANSWER_S = 600.0  # from taking a question to its whole answer; OpenAI's clients wait as long
 
+_STOPPING = "the server is being stopped"
 _log = logging.getLogger("masters_edge.serve")
 
 
@@ -76,13 +81,23 @@ class QuestionQueue:
         self._student, self._max_waiting = student, max_waiting
         self._line: deque[PendingAnswer] = deque()
         self._current: PendingAnswer | None = None
+        self._since = 0.0  # when it was taken up
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name="student", daemon=True)
+        self._thread = threading.Thread(target=self._live, name="student", daemon=True)
         self._thread.start()
 
     def take(self, asked: Asked) -> PendingAnswer:
-        """Put a question in line. Raises Refused (503) where the line is full or the server stops."""
+        """Put a question in line.
+
+        Raises Refused: the student can't read it (400), or the line is full, or isn't served (503).
+        """
+        try:
+            self._student.check_question(asked.question)
+        except UserError as error:
+            raise Refused(400, str(error)) from None
+        if trouble := self.troubled():
+            raise Refused(503, trouble)
         pending = PendingAnswer(asked)
         with self._changed:
             self._line = deque(waiting for waiting in self._line if not waiting.cancelled)
@@ -93,6 +108,15 @@ class QuestionQueue:
             self._line.append(pending)
             self._changed.notify()
         return pending
+
+    def troubled(self) -> str | None:
+        """What keeps the student from answering, as a sentence; None where it answers."""
+        with self._changed:
+            if self._closed:
+                return _STOPPING
+            if self._current is not None and (busy_s := time.monotonic() - self._since) > ANSWER_S:
+                return f"the student has been at one question for {busy_s:.0f} s and doesn't come back; start it again"
+        return None if self._thread.is_alive() else "the student's thread has ended; start the server again"
 
     def close(self, wait_s: float = 10.0) -> bool:
         """Refuse what waits, end the answer under way; whether the thread ended within `wait_s` seconds."""
@@ -111,6 +135,16 @@ class QuestionQueue:
             pending.put(_stopping())
             pending.cancel()
 
+    def _live(self) -> None:
+        """Work until the server stops, whatever happens in between."""
+        while not self._closed:
+            try:
+                self._work()
+            except BaseException as error:
+                _log.exception("the student's thread starts again")
+                if self._current is not None:
+                    self._current.put(_failed(error))
+
     def _work(self) -> None:
         while True:
             with self._changed:
@@ -120,6 +154,7 @@ class QuestionQueue:
                 if self._closed:
                     return
                 self._current = pending = self._line.popleft()
+                self._since = time.monotonic()
             if not pending.cancelled:
                 self._answer(pending)
 
@@ -134,10 +169,14 @@ class QuestionQueue:
             pending.put(refused)
         except UserError as error:
             pending.put(Refused(400, str(error)))
-        except Exception as error:  # whatever a runtime raises: this question fails, and the next one is answered
+        except BaseException as error:  # whatever a runtime raises: this question fails, and the next one is answered
             _log.exception("the student failed to answer")
-            pending.put(Refused(500, f"the student failed to answer ({type(error).__name__}: {error})"))
+            pending.put(_failed(error))
+
+
+def _failed(error: BaseException) -> Refused:
+    return Refused(500, f"the student failed to answer ({type(error).__name__}: {line(str(error), 300)})")
 
 
 def _stopping() -> Refused:
-    return Refused(503, "the server is being stopped")
+    return Refused(503, _STOPPING)

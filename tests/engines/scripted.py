@@ -26,10 +26,12 @@ class Scripted:
 
 
 @contextlib.contextmanager
-def scripted(reply: Reply, models: Any = ("tiny",), probe: Reply | None = None) -> Iterator[Scripted]:
+def scripted(
+    reply: Reply, models: Any = ("tiny",), probe: Reply | None = None, key: str | None = None
+) -> Iterator[Scripted]:
     """A server that lists `models` (or sends them as they are, if they are no tuple) and answers chats by `reply`.
 
-    `probe` answers the engine's first question; default: a token, with its id.
+    `probe` answers the engine's first question; default: a token, with its id. `key` is asked for, where there is one.
     """
     lock = threading.Lock()
 
@@ -39,6 +41,8 @@ def scripted(reply: Reply, models: Any = ("tiny",), probe: Reply | None = None) 
         def log_message(self, *args: Any) -> None: ...
 
         def do_GET(self) -> None:
+            if key is not None and self.headers["Authorization"] != f"Bearer {key}":
+                return self.send((401, {"error": {"message": "no"}}))
             if self.path != "/v1/models":
                 return self.send((404, {"detail": "Not Found"}))
             listed = {"object": "list", "data": [{"id": name, "object": "model"} for name in models]}

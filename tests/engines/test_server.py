@@ -60,7 +60,7 @@ def test_a_failure_is_tried_again(bad: Any, student: Speaker, questions: list[Qu
         (completion(token_ids="yes"), "no token_ids, which it gave before"),
         (completion(token_ids=[20, -1]), "no token_ids, which it gave before"),
         (completion(token_ids=[20, 2**40]), "no token_ids, which it gave before"),
-        (completion(finish="\x1b[2J"), "for the reason '.2J'"),
+        (completion(finish="\x1b[2J"), r"for the reason '\[2J'"),
         (completion(finish="content_filter"), "content_filter"),
         (completion(), "no token_ids, which it gave before"),
     ],

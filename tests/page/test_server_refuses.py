@@ -247,14 +247,14 @@ def test_an_upload_that_dawdles_is_ended(measured: Measured, monkeypatch: pytest
 
 
 def test_headers_that_dawdle_and_crowds_are_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "HEADERS_S", 0.4)
-    monkeypatch.setattr(server, "OF_ONE_PEER", 6)
+    monkeypatch.setattr(server._Patience, "HEADERS_S", 0.4)
+    monkeypatch.setattr(server._Patience, "OF_ONE_CLIENT", 6)
     with server.serving(None, Wanted(port=0)) as (_, link):
         crowd = [socket.create_connection(("127.0.0.1", link.port)) for _ in range(10)]
         time.sleep(0.1)
-        crowd[0].sendall(b"GET / HTTP/1.1\r\nHost: ")
-        refused = select.select(crowd, [], [], 0.1)[0]
-        assert set(refused) == set(crowd[6:])
+        crowd[9].sendall(b"GET / HTTP/1.1\r\nHost: ")
+        hung_up_on = select.select(crowd, [], [], 0.1)[0]
+        assert set(hung_up_on) == set(crowd[:4]), "who has said nothing for longest gives way"
         for one in crowd:
             one.settimeout(5)
             with contextlib.suppress(ConnectionError):

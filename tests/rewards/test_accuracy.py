@@ -355,6 +355,26 @@ def test_a_damaged_cache_is_said(tmp_path: Path) -> None:
     said = r"judge\.sqlite .*not a database.*delete"
     with Scorer(reward("http://127.0.0.1:9/v1"), tmp_path) as scorer, pytest.raises(UserError, match=said):
         scorer.score([item("blue")])
+    (tmp_path / "judge.sqlite").unlink()  # as it says
+    with judge_server(strict) as server, Scorer(reward(server), tmp_path) as scorer:
+        assert scorer.score([item("blue")])[0].score == 1.0
+
+
+def test_what_is_said_of_a_judge_that_does_not_answer_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with judge_server(lambda _: 401 if server.keys[-1] != "Bearer sesame" else "<score>1</score>") as server:
+        for url, advice in (("http://127.0.0.1:9/v1", "mend reward.judge.url"), (server.url, r"the key in \$OUR_KEY")):
+            with (
+                Scorer(reward(url, api_key_env="OUR_KEY"), tmp_path) as scorer,
+                pytest.raises(UserError, match=f"start the server, or .*{advice}"),
+            ):
+                scorer.score([item("blue")])
+        monkeypatch.setenv("OUR_KEY", "sesame")
+        with Scorer(reward(server, api_key_env="OUR_KEY"), tmp_path) as scorer:
+            assert scorer.score([item("blue")])[0].score == 1.0
+    with Scorer(Reward(), tmp_path) as scorer:
+        with pytest.raises(UserError, match="or give the question a rule"):
+            scorer.score([item("blue")])
+        assert scorer.score([item("blue", metric="exact_match")])[0].score == 1.0
 
 
 def _score_many(url: str, folder: Path) -> None:

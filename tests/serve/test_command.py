@@ -11,15 +11,17 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import pytest
 
 from masters_edge.common.errors import UserError
 from masters_edge.runtime import Student
-from masters_edge.serve import command, requests
+from masters_edge.serve import command, question_queue, requests
+from masters_edge.serve.app import make_app
 from masters_edge.serve.question_queue import QuestionQueue
 from masters_edge.serve.refusals import Refused
 from tests import tiny
-from tests.serve.server import messages, serving
+from tests.serve.server import QUESTION, messages, serving
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
@@ -75,9 +77,87 @@ class _Held:
     def __init__(self, student: Student) -> None:
         self.student, self.go = student, threading.Event()
 
+    def check_question(self, question: str) -> None:
+        self.student.check_question(question)
+
     def answer(self, *arguments, **named):
         self.go.wait(30)
         return self.student.answer(*arguments, **named)
+
+
+class _Panic(BaseException):
+    """As native libraries raise it: no Exception."""
+
+
+class _Panicking(_Held):
+    """A student that dies of the question "die"."""
+
+    def answer(self, picture, question, *arguments, **named):
+        if question == "die":
+            raise _Panic("index out of bounds")
+        return self.student.answer(picture, question, *arguments, **named)
+
+
+async def _answered(queue: QuestionQueue, question: str) -> str:
+    body = json.dumps({"model": "m", "messages": messages(tiny.picture(), question)})
+    pending = queue.take(requests.read(body.encode()))
+    while isinstance(event := await pending.next(), str):
+        pass
+    return event.text
+
+
+def test_a_question_that_kills_fails_alone(student: Student) -> None:
+    async def ask() -> None:
+        queue = QuestionQueue(_Panicking(student))  # type: ignore[arg-type]
+        for _ in range(2):
+            with pytest.raises(Refused, match="failed to answer ._Panic: index out of bounds") as failed:
+                await asyncio.wait_for(_answered(queue, "die"), 10)
+            assert failed.value.status == 500 and queue.troubled() is None
+            assert await asyncio.wait_for(_answered(queue, QUESTION), 30)
+        assert queue.close() and "stopped" in str(queue.troubled())
+
+    asyncio.run(ask())
+
+
+def test_a_thread_that_dies_starts_again(student: Student, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask() -> None:
+        queue = QuestionQueue(student)
+        with monkeypatch.context() as broken:
+            broken.setattr(queue, "_answer", lambda pending: exec("raise SystemExit(1)"))
+            with pytest.raises(Refused, match="failed to answer .SystemExit") as failed:
+                await asyncio.wait_for(_answered(queue, QUESTION), 10)
+        assert failed.value.status == 500
+        assert await asyncio.wait_for(_answered(queue, QUESTION), 30)
+        assert queue.close()
+
+    asyncio.run(ask())
+
+
+def test_health_tells_of_a_student_that_does_not_come_back(student: Student, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(question_queue, "ANSWER_S", 0.2)
+
+    async def ask() -> None:
+        held = _Held(student)
+        queue = QuestionQueue(held)  # type: ignore[arg-type]
+        app = make_app(queue, {"id": "m"}, frozenset(), None, None)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost") as client:
+            assert (await client.get("/health")).status_code == 200
+            with pytest.raises(Refused, match="no answer within"):
+                await _answered(queue, QUESTION)
+            stuck = await client.get("/health")
+            assert stuck.status_code == 503 and "doesn't come back" in stuck.json()["error"]["message"]
+            with pytest.raises(Refused, match="doesn't come back"):
+                await _answered(queue, QUESTION)
+            held.go.set()
+            for _ in range(100):
+                if (await client.get("/health")).status_code == 200:
+                    break
+                await asyncio.sleep(0.05)
+            else:
+                raise AssertionError("it came back, and health didn't say so")
+        assert queue.close()
+
+    asyncio.run(ask())
 
 
 def test_a_full_line_and_a_stopping_server(student: Student) -> None:

@@ -1,6 +1,9 @@
 """Whatever a student can't do is refused with a sentence in OpenAI's format, and the next question is answered."""
 
+import json
+import socket
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -63,6 +66,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str | None]] = {
     "no question": ({"messages": messages(GOOD, " \n")}, "the question is empty", "messages[0].content"),
     "sound": ({"messages": [AUDIO]}, "'text' or 'image_url'", "messages[0].content[0].type"),
     "placeholder": ({"messages": messages(GOOD, "is <image> red?")}, "stands for the image", None),
+    "blanks": (
+        {"messages": messages(GOOD, " " * 2_000_000 + "x")},
+        "the question has 2,000,001 characters; the student reads 512 tokens, which hold",
+        None,
+    ),
     "long": ({"messages": messages(GOOD, "what is it? " * 400)}, "the student reads 512", None),
     "web": (with_url("https://example.org/cat.png"), "fetches nothing", "messages[0].content[0].image_url.url"),
     "file": (with_url("file:///etc/passwd"), "of the form data:image/png;base64", None),
@@ -111,6 +119,37 @@ def test_bodies(server: Server) -> None:
         assert large.status_code == 413 and "larger than 32 MiB" in large.json()["error"]["message"]
     assert httpx.get(url).status_code == 405
     assert "nothing at /v1/nothing" in httpx.get(f"{server.url}/v1/nothing").json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["QUESTION", '"user"', '"model"', '"image_url"', "data:image", '"text"', '"stream"', '"stop"', '"?"', '"low"'],
+)
+def test_half_a_character_anywhere_is_a_refusal(server: Server, place: str) -> None:
+    """A lone surrogate, as JSON writes it and as bytes that are no UTF-8."""
+    message = json.loads(json.dumps(USER).replace(QUESTION, "QUESTION"))
+    message["content"][0]["image_url"]["detail"] = "low"
+    body = json.dumps({"model": server.model, "messages": [message], "stream": False, "stop": "?"})
+    quote = '"' if place.startswith('"') else ""
+    for half in (b"\\ud83d", b"\xed\xa0\xbd"):
+        sent = body.encode().replace(place.encode(), place.rstrip('"').encode() + half + quote.encode(), 1)
+        reply = httpx.post(
+            f"{server.url}/v1/chat/completions", content=sent, headers={"Content-Type": "application/json"}, timeout=30
+        )
+        assert reply.status_code == 400 and reply.json()["error"]["message"], reply.text
+
+
+def test_idle_connections_lock_nobody_out(server: Server) -> None:
+    """More than the server holds, all of one client: those that say nothing give way, at once."""
+    host, port = server.url.removeprefix("http://").split(":")
+    crowd = [socket.create_connection((host, int(port))) for _ in range(260)]
+    crowd[-1].sendall(b"GET /v1/models HTTP/1.1\r\n")  # and this one never ends its request
+    started = time.monotonic()
+    assert httpx.get(f"{server.url}/v1/models", timeout=5).status_code == 200
+    assert httpx.get(f"{server.url}/health", timeout=5).json() == {"status": "ok"}
+    assert time.monotonic() - started < 2
+    for one in crowd:
+        one.close()
 
 
 def test_requests_by_another_name_are_refused(server: Server) -> None:
