@@ -205,7 +205,8 @@ class Student:
                 f"character {error.start + 1} of the question is half of one (a lone surrogate); write it anew"
             ) from None
         if len(question) > self.context:  # else the tokens will be counted
-            most = min(MAX_CHARACTERS, self.context * self.prompt.longest_token)
+            long = len(question) > MAX_CHARACTERS
+            most = MAX_CHARACTERS if long else min(MAX_CHARACTERS, self.context * self.prompt.longest_token)
             if len(question) > most:
                 raise UserError(
                     f"the question has {len(question):,} characters; the student reads {self.context:,} tokens, which "

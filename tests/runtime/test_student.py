@@ -104,6 +104,47 @@ def test_limits_are_said(student: Student) -> None:
     assert answer.prompt_tokens + len(answer.token_ids) <= 512
 
 
+def test_what_makes_a_prompt_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shorter question where that helps, a smaller picture where the picture alone is too much; both then do."""
+    student = Student.load(bundles.exported("qwen2_5_vl", "fp32"), backend="onnxruntime", threads=1)
+    small, large, question = tiny.picture(32, 32), tiny.picture(300, 200), "what is this?"
+    monkeypatch.setattr(student, "context", len(student.ask(large, "").input_ids))
+    assert len(student.ask(small, question).input_ids) < student.context
+    with pytest.raises(UserError, match="of them the image's, and .* give a smaller"):
+        student.answer(large, question)
+    with pytest.raises(UserError, match=f"the student reads {student.context}; ask a shorter question"):
+        student.answer(small, question * 40)
+    assert student.answer(small, question).token_ids
+
+
+@pytest.mark.parametrize("question", ["\ud83d", "is it \udc41 red?", " " * 1_000_001 + "x", "x" * 11_000_000])
+def test_what_is_no_question_is_refused_before_anything_is_made_of_it(
+    student: Student, question: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(student, "prompt", None)
+    monkeypatch.setattr(student, "context", 10**7)
+    with pytest.raises(UserError, match="is half of one|ask a shorter question"):
+        student.answer(tiny.picture(), question)
+
+
+def test_a_panic_of_the_tokenizer_is_a_sentence(student: Student, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a pattern that gives up on eleven million blanks raises it: no Exception, and the next question is read."""
+
+    class PanicException(BaseException): ...
+
+    def panic(*arguments: object, **named: object) -> None:
+        raise PanicException("Onig: Regex search error: retry-limit-in-match over")
+
+    class Tokenizer:
+        encode = panic
+
+    with monkeypatch.context() as broken:
+        broken.setattr(student.prompt, "tokenizer", Tokenizer())
+        with pytest.raises(UserError, match="the tokenizer can't read the question .Onig: .*; ask it in other words"):
+            student.answer(tiny.picture(), "what?")
+    assert student.answer(tiny.picture(), "what?", 1).token_ids
+
+
 def test_bad_bundles(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         Student.load(tmp_path / "none")
