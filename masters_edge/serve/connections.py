@@ -1,8 +1,8 @@
 """How long a server waits for whoever is connected, and how many connections one client may hold.
 
 uvicorn bounds neither the time of a request's headers nor a client's share of the connections. Limits are those of a
-class; `serve` and the server of a measured page each have their own. Like those of llama-server (5 s for an idle
-connection, so much time to read and to write) and vLLM, which is uvicorn as it comes.
+class; `serve` and the server of a measured page each have their own. llama-server bounds reading, writing and idle
+connections, too; vLLM is uvicorn as it comes.
 """
 
 import asyncio
