@@ -118,7 +118,12 @@ class Asked:
 def read(body: bytes) -> Asked:
     """What the body asks; raises Refused (400) with the first thing that is wrong or can't be done."""
     try:
-        found = json.loads(body)
+        text = body.decode()
+        found = json.loads(text)
+        if "\\u" in text:
+            json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Refused(400, "the request holds half of a character (a lone surrogate); write the text anew") from None
     except (ValueError, RecursionError) as error:
         raise Refused(400, f"the request's body is no JSON ({error})") from None
     if not isinstance(found, dict):
