@@ -204,7 +204,7 @@ class Student:
             raise UserError(
                 f"character {error.start + 1} of the question is half of one (a lone surrogate); write it anew"
             ) from None
-        if len(question) > self.context:  # else the tokens will be counted
+        if len(question) > min(self.context, MAX_CHARACTERS):  # else the tokens will be counted
             long = len(question) > MAX_CHARACTERS
             most = MAX_CHARACTERS if long else min(MAX_CHARACTERS, self.context * self.prompt.longest_token)
             if len(question) > most:

@@ -144,6 +144,7 @@ def test_health_tells_of_a_student_that_does_not_come_back(student: Student, mon
             assert (await client.get("/health")).status_code == 200
             with pytest.raises(Refused, match="no answer within"):
                 await _answered(queue, QUESTION)
+            await asyncio.sleep(0.3)  # it was taken up somewhat later than it was asked
             stuck = await client.get("/health")
             assert stuck.status_code == 503 and "doesn't come back" in stuck.json()["error"]["message"]
             with pytest.raises(Refused, match="doesn't come back"):
