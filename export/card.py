@@ -129,6 +129,8 @@ def _parity(manifest: Manifest) -> list[str]:
         errors,
         f"Equal greedy answers, token by token: {_share(found.exact.equal_answers)} at exact arithmetic, "
         f"{_share(found.shipped.equal_answers)} at the settings these files ship with.",
+        *([_list([str(tie) for tie in found.exact.near_ties])] if found.exact.near_ties else []),
+        *([f"{found.died[0].upper()}{found.died[1:]}."] if found.died else []),
     ]
 
 

@@ -3,7 +3,8 @@
 import datetime
 import gc
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from masters_edge.export.quantize.weights import Weights
     from masters_edge.export.targets import Lowering
+    from masters_edge.runtime.contained import Contained
 
 Say = Callable[[str, float], None]
 
@@ -74,9 +76,10 @@ def export_student(
     module = _lowering(target)
     _fits(target, module, plan)
     from masters_edge.export import graphs
-    from masters_edge.export.gate import integers
+    from masters_edge.export.gate import finite, integers
     from masters_edge.export.quantize import quantize
     from masters_edge.export.targets import Lowering
+    from masters_edge.runtime import fastest
 
     family = graphs.family(read_config(student)["model_type"])
     disk_space.check(out, student, plan, family.WEIGHTS)
@@ -84,19 +87,26 @@ def export_student(
     refusal = getattr(module, "unsupported", lambda _: None)(loaded)
     if refusal:
         raise UserError(f"{refusal}; export to another target, such as onnx (nothing was written)")
+    finite.check_weights(loaded, "the student's weights")
 
     say("quantizing", 0.05)
     weights = quantize(loaded, plan, method, samples)
-    with manifests.building(out) as folder:
+    finite.check_weights(loaded, f"the weights as {plan.name}")
+    with manifests.building(out) as folder, _contained(module, target) as contained:
         weights = _through_disk(weights, folder)
         say("exporting", 0.1)
         parts = family.parts(loaded)
         lowering = Lowering(
-            loaded, weights, parts, folder, lambda done: say("exporting", 0.1 + 0.5 * min(1.0, done / len(parts)))
+            loaded,
+            weights,
+            parts,
+            folder,
+            lambda done: say("exporting", 0.1 + 0.5 * min(1.0, done / len(parts))),
+            contained,
         )
         files = module.write(lowering)
         gc.collect()  # exported programs refer to themselves, and weigh as much as the student
-        parity = _prove(module, family, lowering, files, target, samples, say)
+        parity, ran = _prove(module, family, lowering, files, target, samples, say)
         say("checking integers", 0.96)
         integers.check(module.integers(folder, files), weights.tensors)
         say("writing the manifest", 0.98)
@@ -124,6 +134,8 @@ def export_student(
         card.write(folder, manifest, origin, getattr(module, "RUNTIMES", {}).get(manifest.model_type, ()))
         refuse_pickles(folder, inside.files(folder))
         manifest = manifests.write(folder, manifest)
+    if contained:
+        fastest.proven(target, out, ran, parity.died, contained.threads)
     say("done", 1.0)
     return manifest
 
@@ -136,9 +148,14 @@ def _prove(
     target: str,
     samples: "list[tuple[Image, str]]",
     say: Say,
-) -> manifests.Parity:
-    """The gate: exact settings first, then those that ship; raises UserError that names part and layer."""
-    from masters_edge.export.gate import bisect, parity
+) -> tuple[manifests.Parity, str]:
+    """The gate: exact settings first, then those that ship; raises UserError that names part and layer.
+
+    Also returns the backend's name, with the setting of it that what ships was proven with.
+    """
+    from masters_edge.export.gate import bisect, finite, parity
+    from masters_edge.runtime import backends
+    from masters_edge.runtime.contained import RuntimeDied
 
     def wrong_layer(part: str) -> str | None:
         """Words for the layer that makes `part` wrong on the first sample; None where the part has no layers."""
@@ -149,34 +166,43 @@ def _prove(
             short = replace(
                 lowering, student=student, parts=family.parts(student), folder=folder, on_part=lambda _: None
             )
-            runner = _runner(folder, module.write(short), target, module, exact=True)
+            runner = _runner(lowering, module.write(short), target, module, folder)
             return parity.errors(family.Reference(student, *samples[0], 1), runner)[part]
 
         say(f"looking for the layer that makes {part} wrong", 0.9)
         return bisect.first_wrong(lowering.student, family.LAYERS[part], measure, parity.TOLERANCE)
 
-    runner = _runner(lowering.folder, files, target, module, exact=True)
+    def beyond(limit: float) -> Callable[[Any, str], str | None]:
+        return lambda image, question: finite.first_beyond(lowering.student, image, question, limit)
+
+    runner = _runner(lowering, files, target, module)
     samples = [(parity.as_read(runner, image, question), question) for image, question in samples]
     references = (family.Reference(lowering.student, image, text, parity.MAX_NEW_TOKENS) for image, text in samples)
     step = 0.3 / len(samples)
-    found = parity.exact(
-        references, samples, runner, lambda done: say("checking parity", 0.6 + step * done), wrong_layer
-    )
-    shipped = found.figures.equal_answers
+    hear = lambda done: say("checking parity", 0.6 + step * done)  # noqa: E731
+    found = parity.exact(references, samples, runner, hear, wrong_layer, beyond(finite.LARGEST_FLOAT32))
     _close(runner)
     del runner, references
     gc.collect()
-    if module.ship(lowering, files) or getattr(module, "SHIPS_FASTER", False):
+    shipped = manifests.ShippedParity(equal_answers=found.figures.equal_answers)
+    ran, deaths = module.BACKEND, list[str]()
+    changed = module.ship(lowering, files) or getattr(module, "SHIPS_FASTER", False)
+    for ran in backends.settings(module.BACKEND) if changed else []:
         say("checking what ships", 0.9)
-        runner = _runner(lowering.folder, files, target, module, exact=False)
-        shipped = parity.equal_answers(found.answers, samples, runner)
-        _close(runner)
-    return manifests.Parity(
-        samples=len(samples),
-        tolerance=found.tolerance,
-        exact=found.figures,
-        shipped=manifests.ShippedParity(equal_answers=shipped),
+        try:
+            runner = _runner(lowering, files, target, module, name=ran)
+            shipped = parity.shipped(found.expected, samples, runner, beyond(finite.LARGEST_FLOAT16))
+            break
+        except RuntimeDied as error:
+            deaths.append(str(error))
+    else:
+        if deaths:
+            raise RuntimeDied("; ".join(deaths))
+    died = f"on the machine that exported, {'; '.join(deaths)}; so it was proven as {ran}" if deaths else None
+    figures = manifests.Parity(
+        samples=len(samples), tolerance=found.tolerance, exact=found.figures, shipped=shipped, died=died
     )
+    return figures, ran
 
 
 def _lowering(target: str) -> ModuleType:
@@ -218,13 +244,42 @@ def _through_disk(weights: "Weights", folder: Path) -> "Weights":
     return read
 
 
-def _runner(folder: Path, files: dict[str, str], target: str, module: ModuleType, exact: bool) -> Any:
-    """The exported student in the torch-free runtime, or in the target's own stand-in for one that can't run here."""
+@contextmanager
+def _contained(module: ModuleType, target: str) -> "Iterator[Contained | None]":
+    """A process for the target's runtime; none where the target has a stand-in of its own for it."""
+    from masters_edge.runtime.contained import Contained, RuntimeDied
+    from masters_edge.runtime.student import free_threads
+
+    if hasattr(module, "open_backend"):
+        yield None
+        return
+    try:
+        with Contained(module.BACKEND, target, free_threads()) as contained:
+            yield contained
+    except RuntimeDied as error:
+        raise UserError(
+            f"{error}; no bundle was written; take another target, or another version of the runtime"
+        ) from None
+
+
+def _runner(
+    lowering: "Lowering",
+    files: dict[str, str],
+    target: str,
+    module: ModuleType,
+    folder: Path | None = None,
+    name: str | None = None,
+) -> Any:
+    """The exported student on the runtime, in a process of its own, or on the target's stand-in for one that can't run
+    here; at exact settings, or with those of a backend's `name`."""
     from masters_edge.runtime import Student
     from masters_edge.runtime.student import free_threads
 
-    own = getattr(module, "open_backend", None)
-    backend = own(folder, files, free_threads(), exact) if own else module.BACKEND
+    folder, exact = folder or lowering.folder, name is None
+    if lowering.contained is None:
+        backend = module.open_backend(folder, files, free_threads(), exact)
+    else:
+        backend = lowering.contained.open(folder, files, exact, name)
     return Student(folder, files, target, backend=backend, exact=exact)
 
 

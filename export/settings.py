@@ -35,12 +35,25 @@ def write_settings(student: LoadedStudent, folder: Path) -> None:
     config = json.loads(student.model.config.to_json_string(use_diff=False))
     # A runtime may know the student by another family's name; ours looks at this key first.
     write_json(folder / "config.json", {**_without_paths(config), OWN_MODEL_TYPE: student.model_type})
-    write_json(folder / "generation_config.json", student.model.generation_config.to_diff_dict())
+    write_json(folder / "generation_config.json", _generation(student))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """UTF-8, two spaces, one line break at the end."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _generation(student: LoadedStudent) -> dict[str, Any]:
+    """Greedy, as the student is measured; every end token; the longest answer where the checkpoint says one.
+
+    What else a checkpoint says of sampling (penalties, temperature, beams) would change answers in other runtimes.
+    """
+    from transformers import GenerationConfig
+
+    own, ends = student.model.generation_config, student.end_ids
+    kept = {name: getattr(own, name) for name in ("bos_token_id", "pad_token_id", "max_new_tokens")}
+    settings = GenerationConfig(do_sample=False, eos_token_id=ends[0] if len(ends) == 1 else ends or None, **kept)
+    return settings.to_diff_dict()
 
 
 def _without_paths(config: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,13 @@ class LoadedStudent:
     def model_type(self) -> str:
         return self.config["model_type"]
 
+    @property
+    def end_ids(self) -> list[int]:
+        """All ids that end an answer, in every runtime."""
+        from masters_edge.families import generation
+
+        return generation.end_ids(self.model.generation_config, self.processor.tokenizer)
+
 
 def read_config(folder: Path) -> dict[str, Any]:
     """`config.json` of a checkpoint folder; raises UserError where there is none."""
@@ -52,7 +59,7 @@ def load(folder: Path) -> LoadedStudent:
     import torch
     from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 
-    from masters_edge.families import templates, video_slot
+    from masters_edge.families import rotary, templates, video_slot
 
     hush()  # torch's import gives its loggers levels of its own
     hush_transformers()
@@ -86,4 +93,10 @@ def load(folder: Path) -> LoadedStudent:
             f"the student in {folder} lacks weights its config.json asks for ({missing[0]}); "
             "take config.json and weights from one checkpoint"
         )
+    if rotary.kind(model.config.get_text_config()) == "longrope":
+        raise UserError(
+            f"the student in {folder} has rotary positions (longrope) whose frequencies change with the length of the "
+            "prompt, which an exported graph's can't; nothing was written"
+        )
+    rotary.plain(model)
     return LoadedStudent(folder, model.eval().requires_grad_(False), processor, config)

@@ -1,5 +1,6 @@
 """What this machine can do: hardware, installed extras, devices, and what to install for the rest."""
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import platform
@@ -12,7 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from masters_edge.common import cpu
+from masters_edge.common.errors import UserError
 from masters_edge.common.extras import EXTRAS
+from masters_edge.runtime import backends
+from masters_edge.runtime.contained import Contained
 
 RUNTIMES = {name: name for name in ("onnxruntime", "openvino", "xllamacpp", "executorch", "coremltools")}
 
@@ -38,15 +42,34 @@ def findings() -> Iterator[tuple[str, str]]:
         missing = [name for name in modules if importlib.util.find_spec(name) is None]
         state = "installed" if not missing else f"missing {', '.join(missing)}: pip install 'masters-edge[{extra}]'"
         yield (f"extra {extra}", f"{state} ({purpose})")
-    for name, module in RUNTIMES.items():
-        found = importlib.util.find_spec(module) is not None
-        yield (f"runtime {name}", importlib.metadata.version(name) if found else f"pip install {name}")
+    yield from _runtimes()
     yield ("device local", "this machine")
     ssh = "boards, as ssh://user@board" if shutil.which("ssh") else "install OpenSSH's client `ssh`, to measure boards"
     yield ("device ssh", ssh)
     yield ("device browser", _browser())
     adb = "Android phones by cable, as adb or adb:SERIAL" if shutil.which("adb") else "install adb, for Android phones"
     yield ("device adb", adb)
+
+
+def _runtimes() -> Iterator[tuple[str, str]]:
+    """Each runtime, tried out for a moment in a process of its own, all at once: what one dies of isn't our end."""
+    found = {name: importlib.util.find_spec(module) is not None for name, module in RUNTIMES.items()}
+    with contextlib.ExitStack() as stack:
+        tried = {
+            name: stack.enter_context(Contained(backend, backend, 1))
+            for backend in backends.names()
+            for name in [backends.package(backend)]
+            if found[name]
+        }
+        for name in RUNTIMES:
+            if name not in tried:
+                yield (f"runtime {name}", f"pip install {name}")
+                continue
+            try:
+                tried[name].try_out()
+                yield (f"runtime {name}", importlib.metadata.version(name))
+            except UserError as error:
+                yield (f"runtime {name}", f"{error}; reinstall it, or leave it out and use another runtime")
 
 
 def _browser() -> str:

@@ -114,6 +114,10 @@ def export(
                 f"{place}: {size / 1e6:.2f} MB, {time.monotonic() - started:.0f} s, "
                 f"{100 * equal:.0f}% of {manifest.parity.samples} answers equal to PyTorch's"
             )
+            for tie in manifest.parity.exact.near_ties:
+                say(f"  at exact settings {tie}")
+            if manifest.parity.died:
+                say(f"  {manifest.parity.died}")
     return made
 
 

@@ -9,6 +9,29 @@ from rich.console import Console
 
 from masters_edge import doctor
 from masters_edge.benchmarks.page import assets
+from masters_edge.common.errors import UserError
+from masters_edge.runtime.contained import Contained
+
+
+@pytest.fixture(autouse=True)
+def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Runtimes that were tried out, without the processes (tests/runtime/test_contained.py has those)."""
+    found: list[str] = []
+    monkeypatch.setattr(Contained, "_start", lambda self: None)
+    monkeypatch.setattr(Contained, "try_out", lambda self: found.append(self.backend))
+    return found
+
+
+def test_a_runtime_that_dies_is_said_to(monkeypatch: pytest.MonkeyPatch, tried: list[str]) -> None:
+    def die(self: Contained) -> None:
+        if self.backend == "openvino":
+            raise UserError("openvino 1 fails at the smallest thing that it can be asked: SIGILL")
+        tried.append(self.backend)
+
+    monkeypatch.setattr(Contained, "try_out", die)
+    rows = dict(doctor.findings())
+    assert rows["runtime openvino"].startswith("openvino 1 fails at the smallest thing") and "onnxruntime" in tried
+    assert rows["runtime openvino"].endswith("use another runtime") and rows["runtime onnxruntime"][0].isdigit()
 
 
 def test_a_missing_extra_is_named_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

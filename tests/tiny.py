@@ -76,13 +76,16 @@ def internvl3(folder: Path, seed: int = 0, text: str = "qwen2") -> Path:
     from transformers import InternVLConfig, InternVLForConditionalGeneration
 
     tokenizer = _qwen_tokenizer(**processors.NAMED_TOKENS["internvl"])
+    # As the published checkpoints of each have it.
+    dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e6}
+    rope = {"rope_parameters": dynamic} if text == "qwen2" else {}
     config = InternVLConfig(
         image_token_id=tokenizer.context_image_token_id,
         image_seq_length=IMAGE_SEQ_LEN,
         downsample_ratio=0.5,
         tie_word_embeddings=False,
         vision_config=_vision(image_size=[SIDE, SIDE], patch_size=[8, 8]),
-        text_config=_text(tokenizer, model_type=text, tie_word_embeddings=False),
+        text_config=_text(tokenizer, model_type=text, tie_word_embeddings=False, **rope),
     )
     # As the real checkpoints have it: the image processor does not cut tiles, the processor's own default does.
     images = dict(size={"height": SIDE, "width": SIDE}, crop_to_patches=False, min_patches=1, max_patches=6)

@@ -146,15 +146,16 @@ class PyTorchAnswerer:
         """New token ids, `[questions, new_tokens]`."""
         import torch
 
-        options.setdefault("max_new_tokens", self.model.generation_config.max_new_tokens or MAX_NEW_TOKENS)
+        from masters_edge.families import generation
+
+        own, tokenizer = self.model.generation_config, self.processor.tokenizer
+        options.setdefault("max_new_tokens", own.max_new_tokens or MAX_NEW_TOKENS)
         with torch.inference_mode():
-            ids = self.model.generate(
-                **inputs,
-                do_sample=False,
-                num_beams=1,
-                temperature=None,
-                top_p=None,
-                top_k=None,
+            ids = generation.generate(
+                self.model,
+                inputs,
+                ends=generation.end_ids(own, tokenizer),
+                pad=tokenizer.pad_token_id,
                 suppress_tokens=[self.model.config.image_token_id],  # as the runtime does
                 **options,
             )

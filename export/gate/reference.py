@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from masters_edge.export.student import LoadedStudent
-from masters_edge.families import templates
+from masters_edge.families import generation, templates
 
 
 class Reference:
@@ -23,23 +23,19 @@ class Reference:
     """
 
     def __init__(self, student: LoadedStudent, image: Any, question: str, max_new_tokens: int) -> None:
-        from transformers import GenerationConfig
-
         model = student.model
-        inputs = _prompt(student.processor, image, question)
+        inputs = prompt(student.processor, image, question)
         ids = inputs["input_ids"]
         seen = self.see(inputs)
-        own = model.generation_config
-        greedy = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=own.eos_token_id,
-            pad_token_id=own.pad_token_id,
-            bos_token_id=own.bos_token_id,
-            suppress_tokens=[model.config.image_token_id],  # as the runtime does: an answer holds no picture
-        )
         with torch.no_grad():
-            whole = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **seen, generation_config=greedy)
+            whole = generation.generate(
+                model,
+                {"input_ids": ids, "attention_mask": torch.ones_like(ids), **seen},
+                ends=student.end_ids,
+                pad=model.generation_config.pad_token_id,
+                max_new_tokens=max_new_tokens,
+                suppress_tokens=[model.config.image_token_id],  # as the runtime does: an answer holds no picture
+            )
             features = self.look(model, seen)
             tokens = model.get_input_embeddings()(ids)
             wide = torch.nn.functional.pad(tokens, (0, features.shape[-1] - tokens.shape[-1]))
@@ -51,10 +47,10 @@ class Reference:
         self.token_embeds = wide.numpy()
         self.embeds = wide.masked_scatter(places, features).numpy()
         self.answer = whole[0, ids.shape[1] :].tolist()
-        prompt = self.positions(model, ids, seen)
-        after = int(prompt.max()) + 1 + np.arange(len(self.answer) - 1)
-        tail = np.broadcast_to(after, (*prompt.shape[:-1], len(after)))
-        self.position_ids = np.concatenate([prompt, tail], axis=-1).astype(np.int64)
+        first = self.positions(model, ids, seen)
+        after = int(first.max()) + 1 + np.arange(len(self.answer) - 1)
+        tail = np.broadcast_to(after, (*first.shape[:-1], len(after)))
+        self.position_ids = np.concatenate([first, tail], axis=-1).astype(np.int64)
         self.logits = logits.numpy()
 
     def see(self, inputs: Any) -> dict[str, torch.Tensor]:
@@ -74,7 +70,8 @@ class Reference:
         return np.arange(ids.shape[1], dtype=np.int64)[None]
 
 
-def _prompt(processor: Any, image: Any, question: str) -> Any:
+def prompt(processor: Any, image: Any, question: str) -> Any:
+    """The processor's tensors of one picture and question, as a batch of one."""
     text = processor.apply_chat_template(templates.chat(question), add_generation_prompt=True)
     bos = processor.tokenizer.bos_token
     special = not (bos is not None and text.startswith(bos))

@@ -61,10 +61,8 @@ def with_features(model: onnx.ModelProto, image_token_id: int) -> onnx.ModelProt
 
 
 def _config(student: LoadedStudent, tokens: onnx.ModelProto, graphs: dict[str, str]) -> dict[str, Any]:
-    config, generation = student.model.config, student.model.generation_config
+    config, generation, ends = student.model.config, student.model.generation_config, student.end_ids
     text, vision = config.text_config, config.vision_config
-    ends = generation.eos_token_id if generation.eos_token_id is not None else text.eos_token_id
-    ends = ends if isinstance(ends, list) else [ends]
     names = {
         f"{which}_{kind}_names": f"{stem}.%d.{kind}" for which, stem in _CACHE.items() for kind in ("key", "value")
     }

@@ -47,7 +47,6 @@ def keys(student: LoadedStudent) -> dict[str, Any]:
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     rows = student.model.get_input_embeddings().weight.shape[0]
     tokens, types = _tokens(state, rows)  # ids without a row can be in no prompt and in no answer
-    stops = _stops(student)
     for index in _not_ends(student, rows):
         tokens[index] = f"<not an end: {tokens[index]}>"
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in state["model"]["merges"]]
@@ -62,7 +61,7 @@ def keys(student: LoadedStudent) -> dict[str, Any]:
         "add_space_prefix": False,
     }
     named = {"bos": tokenizer.bos_token_id, "padding": tokenizer.pad_token_id}
-    named |= dict(zip(("eos", "eot"), stops))
+    named |= dict(zip(("eos", "eot", "eom"), student.end_ids))
     found |= {f"{name}_token_id": int(token) for name, token in named.items() if token is not None and token < rows}
     return {f"tokenizer.ggml.{key}": value for key, value in found.items()} | {
         "tokenizer.chat_template": student.processor.chat_template
@@ -75,14 +74,9 @@ def _not_ends(student: LoadedStudent, rows: int) -> list[int]:
     They get another name in the file, so that an answer goes on behind them as PyTorch's does.
     """
     vocabulary = student.processor.tokenizer.get_vocab()
-    stops, template = set(_stops(student)), student.processor.chat_template
+    stops, template = set(student.end_ids), student.processor.chat_template
     found = {vocabulary[text] for text in ENDS & set(vocabulary) if text not in template}
     return [index for index in found - stops if index < rows]
-
-
-def _stops(student: LoadedStudent) -> list[int]:
-    stops = student.model.generation_config.eos_token_id
-    return stops if isinstance(stops, list) else [] if stops is None else [stops]
 
 
 def _tokens(state: dict[str, Any], rows: int) -> tuple[list[str], list[int]]:

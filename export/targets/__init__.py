@@ -28,13 +28,14 @@ if TYPE_CHECKING:
     from masters_edge.export.graphs import Part
     from masters_edge.export.quantize.weights import Weights
     from masters_edge.export.student import LoadedStudent
+    from masters_edge.runtime.contained import Contained
 
 
 @dataclass
 class Lowering:
     """One export: the student with its quantized weights' meaning in place, its parts, and the folder to fill.
 
-    `on_part` hears how many parts are written.
+    `on_part` hears how many parts are written. `contained`: the process in which the target's runtime proves the files.
     """
 
     student: "LoadedStudent"
@@ -42,3 +43,4 @@ class Lowering:
     parts: "list[Part]"
     folder: Path
     on_part: Callable[[int], None] = lambda done: None
+    contained: "Contained | None" = None

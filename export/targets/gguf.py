@@ -20,6 +20,8 @@ from masters_edge.export.targets import Lowering
 BACKEND = "llamacpp"
 VERSIONS = ("gguf", "xllamacpp")
 SCHEMES = ("fp32", "fp16", "int8", "int4", "int4-g64", "int4-g128")
+# Files of float32 are what is proven, but what runs them ships with a cache and attention in float16.
+SHIPS_FASTER = True
 _LLAMA = ("llama.cpp and what is built on it, with `model.gguf` and `mmproj.gguf`",)
 RUNTIMES = dict.fromkeys(("smolvlm", "idefics3", "qwen2_5_vl", "qwen3_vl", "internvl"), _LLAMA)
 MODEL, VISION = "model.gguf", "mmproj.gguf"
@@ -75,10 +77,11 @@ def _write(lowering: Lowering, exact: bool) -> None:
 
 def _check_tokenizer(lowering: Lowering, graphs: dict[str, str]) -> None:
     """Raise UserError unless llama.cpp makes the tokenizer's own ids of a few hard texts and of every added token."""
-    from masters_edge.runtime.backends.llamacpp import open_backend
+    from masters_edge.runtime.contained import Contained
 
     ours = lowering.student.processor.tokenizer
-    backend = open_backend(lowering.folder, graphs, 1, True)
+    contained = lowering.contained or Contained(BACKEND, "gguf", 1)
+    backend = contained.open(lowering.folder, graphs, exact=True)
     rows = lowering.student.model.get_input_embeddings().weight.shape[0]
     added = "".join(text for text, token in ours.get_added_vocab().items() if token < rows)
     try:
@@ -90,4 +93,5 @@ def _check_tokenizer(lowering: Lowering, graphs: dict[str, str]) -> None:
                     "is not written to GGUF here; export to another target, such as onnx (no bundle was written)"
                 )
     finally:
-        backend.close()
+        if contained is not lowering.contained:
+            contained.close()

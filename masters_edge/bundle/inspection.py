@@ -120,6 +120,8 @@ def _facts(manifest: Manifest) -> Table:
         ("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
         ("method", manifest.quantization.method),
     ]
+    rows += [("near tie", str(tie)) for tie in parity.exact.near_ties]
+    rows += [("crash", parity.died)] if parity.died else []
     rows += [("float32", layer) for layer in manifest.quantization.kept_float32]
     rows += [("note", note) for note in [*manifest.quantization.notes, *manifest.notes]]
     for name, words in rows:

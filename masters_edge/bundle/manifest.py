@@ -22,7 +22,8 @@ from masters_edge.common.errors import UserError
 from masters_edge.common.files import whole_folder
 
 MANIFEST = "manifest.json"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READ = (2, 3)  # 2 lacks near ties and the errors of what ships
 # What a file manager may drop into a folder that was copied; says nothing about the bundle, and nothing loads it.
 _IGNORED = {".DS_Store", "Thumbs.db", "desktop.ini"}
 _MOST_BYTES = 16 << 20  # of manifest.json
@@ -68,23 +69,52 @@ class PartParity(_Model):
     max_relative_error: float = Field(ge=0)
 
 
+class NearTie(_Model):
+    """An answer that parts from PyTorch's where PyTorch's own choice is as good as a tie.
+
+    `sample` and `token` count from 1. `margin`: how far PyTorch's logits of its own token and of the other one are
+    apart. `error`: the largest difference of logits measured on that sample; `margin` is at most twice that. Both are
+    log-probabilities (nats) for a runtime that only answers whole.
+    """
+
+    sample: int = Field(ge=1)
+    token: int = Field(ge=1)
+    margin: float = Field(ge=0)
+    error: float = Field(ge=0)
+
+    def __str__(self) -> str:
+        return (
+            f"answer {self.sample} parts from PyTorch's at token {self.token}, a near tie: its two logits there are "
+            f"{self.margin:.1e} apart, with errors of {self.error:.1e}"
+        )
+
+
 class ExactParity(_Model):
     """At exact arithmetic settings.
 
     `parts` are the graphs (vision_encoder, embed_tokens, decoder). A runtime that only answers whole has none, and
     `logprob_error` in their place: the largest difference of log-probabilities (nats) over the likeliest tokens at
-    every place of the answers. `equal_answers` is the share (0 to 1) of greedy answers equal token by token.
+    every place of the answers. `equal_answers` is the share (0 to 1) of greedy answers equal token by token; the others
+    are in `near_ties`.
     """
 
     parts: dict[str, PartParity] = {}
     logprob_error: float | None = Field(default=None, ge=0)
     equal_answers: float = Field(ge=0, le=1)
+    near_ties: list[NearTie] = []
 
 
 class ShippedParity(_Model):
-    """At the settings the bundle ships with (faster kernels)."""
+    """At the settings the bundle ships with (faster kernels).
+
+    `feature_error`: largest relative error of the picture's features. `logprob_error`: root mean square error of the
+    likeliest tokens' log-probabilities, as a share of how far PyTorch's own lie from their mean: 0 is PyTorch, 1 tells
+    as much as all tokens being equally likely. None where what ships is what was proven exactly, or can't be asked.
+    """
 
     equal_answers: float = Field(ge=0, le=1)
+    feature_error: float | None = Field(default=None, ge=0)
+    logprob_error: float | None = Field(default=None, ge=0)
 
 
 class Parity(_Model):
@@ -94,6 +124,7 @@ class Parity(_Model):
     tolerance: float
     exact: ExactParity
     shipped: ShippedParity
+    died: str | None = Field(default=None, description="settings that the runtime died of on the machine that exported")
 
 
 class Manifest(_Model):
@@ -131,7 +162,7 @@ def read(folder: Path) -> Manifest:
         raise UserError(f"{folder} {what}; give the folder that `masters-edge export` wrote") from None
     found = inside.read_json(folder, MANIFEST, _MOST_BYTES)
     version = found.get("schema_version") if isinstance(found, dict) else None
-    if not isinstance(version, int) or version != SCHEMA_VERSION:
+    if not isinstance(version, int) or version not in READ:
         newer = isinstance(version, int) and version > SCHEMA_VERSION
         advice = "upgrade masters-edge" if newer else "export the student again with this masters-edge"
         raise UserError(f"{path} has schema version {version}, this masters-edge reads {SCHEMA_VERSION}; {advice}")

@@ -25,6 +25,7 @@ from masters_edge.engines import tokens
 from masters_edge.engines.base import Closing, Request, Speaker
 from masters_edge.engines.prompts import check_prompt
 from masters_edge.engines.server import Refusals, check_model, where
+from masters_edge.families.generation import NEUTRAL
 from masters_edge.recipe.schema import Endpoint, Responses
 
 PROBE = "Which colour is this?"  # asked once, before the questions
@@ -52,7 +53,7 @@ class EndpointEngine(Closing):
     @property
     def name(self) -> str:
         """With what the recipe's `body` leaves out, and whether ids are this side's reading of the server's text."""
-        sampling = ("temperature", "top_p", "top_k", "repetition_penalty")
+        sampling = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
         missing = [f"without {name}" for name in sampling if self.endpoint.body.get(name, 0) is None]
         again = ["retokenized"] if self._retokenized else []
         return ", ".join([f"endpoint {self.url} {self.model}", *missing, *again])
@@ -136,6 +137,7 @@ class EndpointEngine(Closing):
                 "temperature": sampling.temperature if sampling else 0.0,
                 "top_p": sampling.top_p if sampling else 1.0,
                 "top_k": (sampling.top_k or -1) if sampling else -1,  # all: 0 or -1 at vLLM, -1 at SGLang
+                "min_p": 0.0,
                 "repetition_penalty": sampling.repetition_penalty if sampling else 1.0,
                 "logit_bias": {str(token): -100 for token in self.placeholders} or None,
                 "return_token_ids": True,
@@ -145,6 +147,7 @@ class EndpointEngine(Closing):
     def _generation_config(self, sampling: Responses | None) -> dict[str, Any]:
         """For `transformers serve`, which takes this instead of the checkpoint's own, ends and padding included."""
         config: dict[str, Any] = {
+            **NEUTRAL,
             "do_sample": sampling is not None,
             "max_new_tokens": self.responses.max_new_tokens,
             "eos_token_id": self.end_ids,

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from masters_edge.engines.base import Speaker
+from masters_edge.families import generation
 
 
 def narrow(seed: int) -> int:
@@ -16,15 +17,11 @@ def end_ids(speaker: Speaker) -> list[int]:
     """Ids that end a response, the tokenizer's own first, as the transformers engine has them."""
     from transformers import GenerationConfig
 
-    own = speaker.prompter.tokenizer.eos_token_id
     try:
-        named = GenerationConfig.from_pretrained(speaker.source).eos_token_id
-    except OSError:  # a checkpoint without generation_config.json
-        named = None
-    if named is None:
-        return [own]
-    ends = named if isinstance(named, list) else [named]
-    return sorted(ends, key=lambda token: token != own)
+        settings = GenerationConfig.from_pretrained(speaker.source)
+    except OSError:  # a checkpoint without generation_config.json: what a loaded model would have
+        settings = GenerationConfig.from_model_config(speaker.prompter.config)
+    return generation.end_ids(settings, speaker.prompter.tokenizer)
 
 
 def cut(ids: Sequence[int], ends: Collection[int], placeholders: Collection[int]) -> list[int]:

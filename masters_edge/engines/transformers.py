@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import LogitsProcessorList
 
 from masters_edge.data.records import Question
 from masters_edge.engines.base import Closing, Request
 from masters_edge.engines.sampling import SeededSampling, warpers
+from masters_edge.families import generation
 from masters_edge.families.features import ImageFeatures
 from masters_edge.families.prompts import Prompter, left_padded
 from masters_edge.recipe.schema import Responses
@@ -34,10 +35,7 @@ class Engine(Closing):
         self.model, self.prompter, self.family = model, prompter, prompter.family
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
         self.features = features
-        ends = model.generation_config.eos_token_id
-        if ends is None:
-            ends = prompter.tokenizer.eos_token_id
-        self.end_ids = set(ends) if isinstance(ends, list) else {ends}
+        self.end_ids = generation.end_ids(model.generation_config, prompter.tokenizer)
         self.placeholders = self.family.placeholders(model.config) or None
 
     @property
@@ -100,22 +98,20 @@ class Engine(Closing):
         was_training = self.model.training
         self.model.eval()
         images = features.inputs([request.question.image_id for request in requests], [image for _, image in built])
-        out = self.model.generate(
-            **{name: value.to(self.model.device) for name, value in inputs.items()},
-            **images,
+        out = generation.generate(
+            self.model,
+            {name: value.to(self.model.device) for name, value in inputs.items()} | images,
+            ends=self.end_ids,
+            pad=pad,
             num_return_sequences=count,  # generate encodes the image once, then repeats it
-            generation_config=GenerationConfig(
-                # SeededSampling leaves one token per row, so transformers' own draw has no choice; it needs do_sample
-                # to return several sequences, and must not warp the scores again.
-                do_sample=bool(requests[0].seeds),
-                temperature=1.0,
-                top_k=0,
-                top_p=1.0,
-                max_new_tokens=self.max_new_tokens,
-                eos_token_id=sorted(self.end_ids),
-                pad_token_id=pad,
-                suppress_tokens=self.placeholders,  # a response with an image in it could not be trained on
-            ),
+            # SeededSampling leaves one token per row, so transformers' own draw has no choice; it needs do_sample to
+            # return several sequences, and must not warp the scores again.
+            do_sample=bool(requests[0].seeds),
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=self.max_new_tokens,
+            suppress_tokens=self.placeholders,  # a response with an image in it could not be trained on
             logits_processor=processors,
         )
         self.model.train(was_training)

@@ -9,7 +9,7 @@ import torch
 
 from masters_edge.common.errors import UserError
 from masters_edge.common.quiet import hush, hush_transformers
-from masters_edge.families import load_config
+from masters_edge.families import load_config, rotary
 from masters_edge.families.base import Family, family_of
 from masters_edge.plan.published import SHAPES
 
@@ -95,6 +95,7 @@ def of_config(source: str, config: Any, origin: str) -> Shape:
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
     model.tie_weights()
+    rotary.plain(model)
     return Shape(source, config, model.eval(), family, dtype, origin)
 
 

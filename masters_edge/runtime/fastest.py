@@ -1,8 +1,9 @@
 """Which runtime answers fastest on this device: what `backend: auto` takes.
 
-In: a bundle and the number of threads. Out: a `Choice`. Where several installed runtimes can run the bundle, each
-answers a made-up picture in a process of its own, so that those not taken leave no memory behind; the choice is kept
-in the user's cache folder (`MASTERS_EDGE_CACHE` names another) until bundle, runtimes, threads or processor change.
+In: a bundle and the number of threads. Out: a `Choice`. Each installed runtime that can run the bundle answers a
+made-up picture in a process of its own, so that what it dies of, or hangs in, stays there, and those not taken leave no
+memory behind. Where it dies, its next setting is tried. The choice is kept in the user's cache folder
+(`MASTERS_EDGE_CACHE` names another) until bundle, runtimes, threads or processor change.
 """
 
 import hashlib
@@ -25,8 +26,9 @@ from masters_edge.runtime import backends
 from masters_edge.runtime.backends._protocols import Choice
 
 TRIAL = "masters_edge.runtime.trial"  # runs as a process of its own
-VERSION = 1  # of the kept choice and of the way it is measured
+VERSION = 2  # of the kept choice and of the way it is measured
 LIMIT_S = 900  # for one runtime, from the start of its process
+BUDGET_S = 1.5  # answers go on so long where runtimes are compared, and one is given in any case
 
 
 def of_bundle(folder: Path, threads: int) -> Choice:
@@ -50,15 +52,27 @@ def choose(target: str, folder: Path, graphs: dict[str, str], threads: int, exac
             f"{folder} is a bundle for {target}, which needs a package that can't be imported here ({wanted}); "
             f"run: pip install {next(iter(able.values())).PACKAGE}"
         )
-    if len(packages) == 1:
-        return Choice(next(iter(packages)), {}, {})
     key = _key(folder, packages, threads, exact)
-    place = None if key is None else cache.folder() / "fastest" / f"{key}.json"
+    place = None if key is None else _place(key)
     kept = None if place is None else _read(place, packages)
     if kept is not None:
         return kept
     found = _measured(target, folder, graphs, threads, exact, list(packages))
-    return replace(found, measured_now=True, not_kept=_keep(place, found))
+    return replace(found, measured_now=bool(found.ms), not_kept=_keep(place, found))
+
+
+def proven(target: str, folder: Path, name: str, died: str | None, threads: int) -> None:
+    """Keep what the export has found out: a bundle's only runtime, `name`, answers here at the setting that is in its
+    name. Where several can run the bundle, nothing is kept, since it isn't known which is the fastest."""
+    able = {other: module.PACKAGE for other, module in backends.modules().items() if target in module.AVAILABLE_FOR}
+    packages = {other: package for other, package in able.items() if importlib.util.find_spec(package)}
+    key = _key(folder, packages, threads, exact=False)
+    if len(packages) == 1 and key is not None:
+        _keep(_place(key), Choice(name, {}, {}, died=died))
+
+
+def _place(key: str) -> Path:
+    return cache.folder() / "fastest" / f"{key}.json"
 
 
 def _key(folder: Path, packages: dict[str, str], threads: int, exact: bool) -> str | None:
@@ -84,9 +98,13 @@ def _read(place: Path, packages: dict[str, str]) -> Choice | None:
     """A choice kept earlier; None where there is none, or none that can be read."""
     try:
         found = Choice(**json.loads(place.read_text(encoding="utf-8")))
-        whole = found.backend in found.ms and found.ms.keys() | found.left_out.keys() == packages.keys()
+        told = found.ms if len(packages) > 1 else {found.backend: 1.0}
+        whole = found.backend in told and {name.partition(":")[0] for name in told} | found.left_out.keys() == {
+            *packages
+        }
+        backends.module(found.backend)
         return found if whole and all(value > 0 for value in found.ms.values()) else None
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, UserError):
         return None
 
 
@@ -105,23 +123,33 @@ def _keep(place: Path | None, choice: Choice) -> str | None:
 def _measured(
     target: str, folder: Path, graphs: dict[str, str], threads: int, exact: bool, names: Sequence[str]
 ) -> Choice:
-    """Each runtime in a process of its own, one after the other."""
+    """Each runtime in a process of its own, one after the other; a lone one answers once, as nothing is compared."""
     ms: dict[str, float] = {}
     left_out: dict[str, str] = {}
+    died: dict[str, str] = {}
+    budget_s = BUDGET_S if len(names) > 1 else 0.0
+    job = dict(folder=str(folder), graphs=graphs, target=target, threads=threads, exact=exact, budget_s=budget_s)
     for name in names:
-        job = dict(folder=str(folder), graphs=graphs, target=target, backend=name, threads=threads, exact=exact)
-        found = _child(job)
-        if "error" in found:
-            left_out[name] = found["error"]
-        else:
-            ms[name] = found["ms"]
+        deaths: list[str] = []
+        for setting in backends.settings(name):
+            found = _child(job | {"backend": setting})
+            if "ms" in found:
+                ms[setting] = found["ms"]
+                died |= {setting: f"{'; '.join(deaths)}; so {setting} was taken"} if deaths else {}
+            elif "died" in found:
+                deaths.append(f"{backends.runtime(name)} fails at {backends.setting_of(setting)}: {found['died']}")
+                continue
+            break
+        if setting not in ms:
+            left_out[name] = found.get("error") or "; ".join(deaths)
     if not ms:
         raise UserError("; ".join(left_out.values()))
-    return Choice(min(ms, key=ms.__getitem__), ms, left_out)
+    best = min(ms, key=ms.__getitem__)
+    return Choice(best, ms if len(names) > 1 else {}, left_out, died=died.get(best))
 
 
 def _child(job: dict[str, Any]) -> dict[str, Any]:
-    """{"ms": median} of one runtime, or {"error": sentence}."""
+    """{"ms": median} of one runtime, {"error": sentence}, or {"died": how its process ended}."""
     threads = str(job["threads"])
     command = [sys.executable, "-m", TRIAL, json.dumps(job)]
     environment = os.environ | {"OMP_NUM_THREADS": threads}
@@ -130,8 +158,8 @@ def _child(job: dict[str, Any]) -> dict[str, Any]:
             command, capture_output=True, text=True, errors="replace", env=environment, timeout=LIMIT_S
         )
     except subprocess.TimeoutExpired:
-        return {"error": f"it gave no answer in {LIMIT_S} s"}
+        return {"died": f"it gave no answer in {LIMIT_S} s"}
     except OSError as error:
         return {"error": f"no process of its own could be started ({error})"}
     said = list(child.objects(run.stdout.splitlines()))
-    return said[-1] if said else {"error": child.ending(run.returncode, run.stderr)}
+    return said[-1] if said else {"died": child.ending(run.returncode, run.stderr)}

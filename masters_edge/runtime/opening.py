@@ -1,6 +1,5 @@
 """Open a bundle on a runtime: the one that is named, or the one that is fastest here."""
 
-import importlib
 import os
 from pathlib import Path
 
@@ -25,15 +24,13 @@ def open_backend(
         opened = open_backend(choice.backend, target, folder, graphs, threads, exact)
         opened.choice = choice
         return opened
-    if name not in backends.names():
-        raise UserError(f"there is no backend {name!r}; use one of: auto, {', '.join(backends.names())}")
-    module = importlib.import_module(f"{backends.__name__}.{name}")
+    module, (_, _, setting) = backends.module(name), name.partition(":")
     if target not in module.AVAILABLE_FOR:
         able = [other for other, module in backends.modules().items() if target in module.AVAILABLE_FOR]
         raise UserError(f"a bundle for {target} can't run on backend {name!r}; use one of: auto, {', '.join(able)}")
     _check(folder, graphs, module.SUFFIXES)
     try:
-        opened = module.open_backend(folder, graphs, threads, exact)
+        opened = module.open_backend(folder, graphs, threads, exact, **({"setting": setting} if setting else {}))
     except ImportError as error:
         raise UserError(
             f"{folder} is a bundle for {target}, which needs a package that can't be imported here ({error}); "

@@ -299,8 +299,16 @@ class Student:
         return self._text_ms_of[tokens]
 
     def best(self, logits: np.ndarray) -> int:
-        """The likeliest next token of float32 [vocab]; never an image placeholder, which has no picture behind it."""
+        """The likeliest next token of float32 [vocab]; never an image placeholder, which has no picture behind it.
+
+        Raises UserError where the runtime computed no numbers: else it would answer the first token for ever.
+        """
         token = int(logits.argmax())
+        if np.isnan(logits[token]):  # the place of the first NaN, if there is one
+            raise UserError(
+                f"on {self.backend.name} the student's numbers are not finite, so it has no answer; take another "
+                "backend, or export it again with --quant fp32"
+            )
         if token == self.family.image_token_id:
             logits = logits.copy()
             logits[token] = -np.inf

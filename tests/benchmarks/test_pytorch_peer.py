@@ -50,6 +50,18 @@ def test_answers_equal_generates_own(peer: pytorch.PyTorchAnswerer, checkpoint: 
         assert text and peer.answer(image, question).text == text
 
 
+def test_the_checkpoints_own_settings_change_no_answer(peer: pytorch.PyTorchAnswerer) -> None:
+    own = peer.model.generation_config
+    plain, before = peer.answer(pictures()[0], QUESTIONS[0]).text, own.to_dict()
+    own.update(repetition_penalty=1.5, do_sample=True, temperature=1e-6, min_new_tokens=12)
+    try:
+        assert peer.answer(pictures()[0], QUESTIONS[0]).text == plain
+    finally:
+        own.update(
+            **{name: before[name] for name in ("repetition_penalty", "do_sample", "temperature", "min_new_tokens")}
+        )
+
+
 def test_batched_answers_equal_single_ones(peer: pytorch.PyTorchAnswerer) -> None:
     """Prompts of three lengths, padded on the left; breaks where they are padded on the right."""
     single = [peer.answer(image, question).text for image, question in zip(pictures(), QUESTIONS)]

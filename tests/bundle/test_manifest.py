@@ -81,7 +81,8 @@ def test_a_missing_and_an_extra_file_are_named(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"schema_version": 3}, "upgrade masters-edge"),
+        ({"schema_version": 4}, "upgrade masters-edge"),
+        ({"schema_version": 1}, "export the student again"),
         ({"schema_version": 0}, "export the student again"),
         ({"schema_version": "x"}, "export the student again"),
         ({"graphs": 3}, "graphs"),

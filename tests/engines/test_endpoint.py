@@ -39,6 +39,7 @@ def test_each_response_is_a_request_with_its_own_seed(student: Speaker, question
         "temperature": 1.0,
         "top_p": 0.9,
         "top_k": 50,
+        "min_p": 0.0,
         "repetition_penalty": 1.05,
         "max_tokens": 7,
         "logit_bias": {str(image_id): -100},
@@ -46,7 +47,7 @@ def test_each_response_is_a_request_with_its_own_seed(student: Speaker, question
     }
     assert all({name: body[name] for name in sent} == sent and "n" not in body for body in seeded)
     (greedy,) = (body for body in server.asked if "seed" not in body)
-    expected = {"temperature": 0.0, "top_p": 1.0, "top_k": -1, "repetition_penalty": 1.0}
+    expected = {"temperature": 0.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
     assert {name: greedy[name] for name in expected} == expected
     picture, text = greedy["messages"][0]["content"]
     assert text == {"type": "text", "text": questions[1].text}
@@ -129,6 +130,10 @@ def test_transformers_serve_gets_a_generation_config(student: Speaker, questions
     both = {json.loads(body["generation_config"])["do_sample"]: body for body in server.asked}
     config = json.loads(both[True]["generation_config"])
     assert config["top_k"] == 50 and config["repetition_penalty"] == 1.05 and config["min_p"] == 0.1
+    greedy = json.loads(
+        both[False]["generation_config"]
+    )  # in full: the server takes what is missing from the checkpoint
+    assert (greedy["repetition_penalty"], greedy["num_beams"], greedy["no_repeat_ngram_size"]) == (1.0, 1, 0)
     assert config["eos_token_id"] == [2] and config["suppress_tokens"] == student.placeholders
     assert set(both[True]) == {"messages", "model", "max_tokens", "seed", "generation_config"}
     assert set(both[False]) == {"messages", "model", "max_tokens", "generation_config"}

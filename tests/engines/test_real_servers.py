@@ -104,7 +104,7 @@ def test_our_own_server_greedily() -> None:
     speaker = Speaker(Prompter.load(source), source)
     engine = Engine(load_model(source), speaker.prompter, SAMPLING.max_new_tokens, 16)
     questions = easy_vqa.read("train")[:6]
-    left_out = {name: None for name in ("top_k", "repetition_penalty", "logit_bias", "return_token_ids")}
+    left_out = {name: None for name in ("top_k", "min_p", "repetition_penalty", "logit_bias", "return_token_ids")}
     with serving(bundles.exported("smolvlm", "fp32", splitting=True)) as server:
         endpoint = Endpoint(url=f"{server.url}/v1", model=server.model, body=left_out)
         with EndpointEngine(endpoint, SAMPLING, speaker) as asked:

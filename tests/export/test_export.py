@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,10 +16,12 @@ from torch import nn
 from masters_edge.bundle import manifest as manifests
 from masters_edge.common.errors import UserError
 from masters_edge.export import export_student, graphs, schemes, target_names
-from masters_edge.export.gate import parity
 from masters_edge.export.targets import onnx as onnx_target
+from masters_edge.runtime import Student, fastest
+from masters_edge.runtime.student import free_threads
 from tests import wide
 from tests.export import bundles
+from tests.runtime.test_contained import DIES, let_openvino
 
 
 def export(out: Path, student: Path | None = None, **changes) -> manifests.Manifest:
@@ -204,24 +207,60 @@ def test_importing_the_package_is_light() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-class _Reference:
-    """PyTorch chose id 2 at the only place, 0.1 ahead of id 1."""
+@pytest.mark.wide
+def test_a_runtime_that_dies_of_what_ships_is_left_at_its_next_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As OpenVINO does of narrow students on processors with AMX; then `auto` takes that setting too, untried."""
+    monkeypatch.setenv("MASTERS_EDGE_CACHE", str(tmp_path / "cache"))
+    let_openvino(DIES, tmp_path, monkeypatch)
+    manifest = export(tmp_path / "out", target="openvino", scheme="fp32")
+    why = r"openvino 2\S+ fails at the settings that ship: its process was ended by SIGFPE; so .* as openvino:f32"
+    assert re.search(why, manifest.parity.died or "") and (manifest.parity.shipped.logprob_error or 1) < 0.05
+    assert re.search(why, (tmp_path / "out" / "README.md").read_text())
+    monkeypatch.setattr(fastest, "_child", lambda job: pytest.fail("nothing was to be tried"))
+    student = Student.load(tmp_path / "out", threads=free_threads())
+    assert student.backend.name == "openvino:f32" and "SIGFPE" in student.backend.choice.reason
 
-    input_ids = np.zeros((1, 1), np.int64)
-    logits = np.array([[[0.0, 0.9, 1.0]]], np.float32)
-    answer = [2]
+
+@pytest.mark.wide
+def test_a_runtime_that_dies_of_everything_makes_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "xllamacpp.py").write_text("import os; os.abort()")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "code"))
+    with pytest.raises(
+        UserError, match="xllamacpp 2.* fails at its most exact settings: .*SIGABRT; no bundle was written"
+    ):
+        export(tmp_path / "out", target="gguf", scheme="fp32")
+    assert [path.name for path in tmp_path.iterdir()] == ["code"]
 
 
-def test_only_a_tie_is_forgiven() -> None:
-    parity._forgive_tie([1], _Reference, 0.06, 0, "what?")
-    with pytest.raises(UserError, match="sample 1 .* differs from PyTorch's at token 1"):
-        parity._forgive_tie([1], _Reference, 0.04, 0, "what?")
-    with pytest.raises(UserError, match="at token 2"):
-        parity._forgive_tie([2, 1], _Reference, 1.0, 0, "what?")
+@pytest.mark.wide
+@pytest.mark.parametrize(("target", "scheme"), [("gguf", "fp16"), ("coreml", "int4")])
+def test_values_that_float16_can_not_hold_make_no_bundle_and_fp32_does(
+    target: str, scheme: str, tmp_path: Path
+) -> None:
+    """As Qwen-VL's vision MLPs have them: the student's own answers are sensible, and its weights fit."""
+    from transformers import AutoModelForImageTextToText
+
+    student = Path(shutil.copytree(bundles.student("smolvlm"), tmp_path / "student"))
+    model = AutoModelForImageTextToText.from_pretrained(student)
+    mlp = model.model.vision_model.encoder.layers[0].mlp
+    for parameter, factor in ((mlp.fc1.weight, 2e4), (mlp.fc1.bias, 2e4), (mlp.fc2.weight, 1 / 2e4)):
+        parameter.data *= factor
+    model.save_pretrained(student)
+    with pytest.raises(UserError, match=r"layers.0.mlp.fc1 \(\d+,\d+\) passes 65,504, .*no bundle .*fp32 computes"):
+        export(tmp_path / "out", student, target=target, scheme=scheme)
+    assert [path.name for path in tmp_path.iterdir()] == ["student"]
+    export(tmp_path / "out", student, target=target, scheme="fp32")
 
 
-def test_relative_error() -> None:
-    ones = np.ones((2, 2), np.float32)
-    assert parity.relative_error(ones * 1.5, ones) == 0.5
-    assert parity.relative_error(ones * np.nan, ones) == float("inf")
-    assert parity.relative_error(ones[:1], ones) == float("inf")
+def test_positions_that_change_with_the_length_are_refused(tmp_path: Path) -> None:
+    student = Path(shutil.copytree(bundles.student("smolvlm"), tmp_path / "student"))
+    config = json.loads((student / "config.json").read_text())
+    long = dict(rope_type="longrope", rope_theta=1e4, factor=2.0, original_max_position_embeddings=256)
+    config["text_config"]["rope_parameters"] = long | dict(short_factor=[1.0] * 8, long_factor=[2.0] * 8)
+    (student / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"rotary positions \(longrope\) .*; nothing was written"):
+        export(tmp_path / "out", student)
+    assert [path.name for path in tmp_path.iterdir()] == ["student"]

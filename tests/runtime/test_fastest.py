@@ -1,6 +1,7 @@
 """`backend: auto` takes what is measured as fastest, keeps the choice, and says what it left out and why."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -130,7 +131,7 @@ def test_the_picture_leaves_room_for_the_answer(bundle: Path, tmp_path: Path, mo
         return found if image.width < 200 else replace(found, input_ids=[0] * 500)
 
     monkeypatch.setattr(Student, "ask", ask)
-    assert trial.measure(str(bundle), graphs, "onnx", "onnxruntime", 1, False)["ms"] > 0
+    assert trial.measure(str(bundle), graphs, "onnx", "onnxruntime", 1, False, 0.0)["ms"] > 0
     assert asked[:3] == [448, 224, 112]
 
 
@@ -139,22 +140,59 @@ def test_a_process_that_fails_says_why(bundle: Path, tmp_path: Path, monkeypatch
     copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
     graphs = manifests.read(copy).graphs
     (copy / graphs["decoder"]).write_bytes(b"no graph")
-    job = dict(folder=str(copy), graphs=graphs, target="onnx", threads=1, exact=False)
+    job = dict(folder=str(copy), graphs=graphs, target="onnx", threads=1, exact=False, budget_s=0.0)
     assert "ONNX Runtime can't load" in fastest._child({**job, "backend": "onnxruntime"})["error"]
     assert "OpenVINO can't load" in fastest._child({**job, "backend": "openvino"})["error"]
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    assert "status 1" in fastest._child({**job, "backend": "openvino"})["error"]
+    assert "status 1" in fastest._child({**job, "backend": "openvino"})["died"]
     monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
     assert "could be started" in fastest._child({**job, "backend": "openvino"})["error"]
 
 
-def test_where_only_one_is_installed_nothing_is_measured(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_only_one_is_installed_it_is_tried_once(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    choice = fastest.of_bundle(bundle, 1)
-    assert choice.backend == "onnxruntime" and not choice.ms and "only runtime installed" in choice.reason
+    asked = told(monkeypatch, onnxruntime={"ms": 1.0})
+    for _ in range(2):
+        choice = fastest.of_bundle(bundle, 1)
+        assert choice.backend == "onnxruntime" and not choice.ms and "only runtime installed" in choice.reason
+        assert not choice.measured_now
+    assert asked == ["onnxruntime"]
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match="pip install onnxruntime"):
         fastest.of_bundle(bundle, 1)
+
+
+def test_a_setting_that_a_runtime_dies_of_is_passed_over(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = {"died": "its process was ended by SIGFPE"}
+    figures = {"onnxruntime": {"ms": 3.0}, "openvino": dead, "openvino:f32": {"ms": 2.0}}
+    asked = told(monkeypatch, **figures)
+    for _ in range(2):  # and it is kept
+        choice = fastest.of_bundle(bundle, 1)
+        assert choice.backend == "openvino:f32" and not choice.left_out
+        why = "at the settings that ship: its process was ended by SIGFPE; so openvino:f32 was taken"
+        assert re.search(rf"; openvino 2\S+ fails {why}", choice.reason)
+        assert Student.load(bundle, threads=1).backend.name == "openvino:f32"
+    assert asked == ["onnxruntime", "openvino", "openvino:f32"]
+    told(monkeypatch, **figures | {"openvino:f32": dead})
+    choice = fastest.of_bundle(bundle, 2)
+    assert choice.backend == "onnxruntime" and "fails at the setting f32: its process" in choice.left_out["openvino"]
+
+
+def test_a_lone_runtime_that_dies_is_a_sentence(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    told(monkeypatch, onnxruntime={"died": "its process was ended by SIGILL"})
+    with pytest.raises(UserError, match=r"onnxruntime 1\S+ fails at the settings that ship: .* SIGILL"):
+        Student.load(bundle, threads=1)
+
+
+def test_what_the_export_found_out_is_not_tried_again(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fastest.proven("onnx", bundle, "onnxruntime", None, 1)
+    asked = told(monkeypatch, onnxruntime={"ms": 3.0}, openvino={"ms": 2.0})
+    assert fastest.of_bundle(bundle, 1).backend == "openvino" and len(asked) == 2  # two were to be compared
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    fastest.proven("onnx", bundle, "openvino:f32", "it died", 1)
+    choice = fastest.of_bundle(bundle, 1)
+    assert (choice.backend, choice.died, len(asked)) == ("openvino:f32", "it died", 2)
 
 
 def test_a_backend_that_can_not_run_the_target_is_refused(bundle: Path) -> None:

@@ -57,6 +57,14 @@ def test_any_text_is_a_question(student: Student) -> None:
         assert student.answer(tiny.picture(), text, max_new_tokens=1).token_ids
 
 
+def test_a_runtime_that_computes_no_numbers_has_no_answer(student: Student) -> None:
+    """Else it would answer the first token for ever."""
+    logits = np.zeros(8, np.float32)
+    logits[3] = np.nan
+    with pytest.raises(UserError, match="on onnxruntime the student's numbers are not finite"):
+        student.best(logits)
+
+
 def test_timings_add_up(student: Student) -> None:
     answer = student.answer(tiny.picture(), "what is in this image?", max_new_tokens=5)
     stages = answer.preprocess_ms + answer.vision_ms + answer.prefill_ms

@@ -13,6 +13,7 @@ import torch
 from masters_edge.common import processes
 from masters_edge.common.errors import UserError
 from masters_edge.common.quiet import hush, hush_transformers
+from masters_edge.families import generation
 from masters_edge.families.loading import load_config, load_pretrained
 from masters_edge.recipe.schema import Judge
 from masters_edge.rewards.judge.replies import Reply
@@ -62,12 +63,12 @@ class LocalJudge:
             batch = self.tokenizer(
                 [texts[place] for place in places], padding=True, add_special_tokens=False, return_tensors="pt"
             ).to(self.device)
-            written = self.model.generate(
-                input_ids=batch["input_ids"],
-                attention_mask=batch["attention_mask"],
-                do_sample=False,
+            written = generation.generate(
+                self.model,
+                {name: batch[name] for name in ("input_ids", "attention_mask")},
+                ends=generation.end_ids(self.model.generation_config, self.tokenizer),
+                pad=self.tokenizer.pad_token_id,
                 max_new_tokens=self.judge.max_new_tokens,
-                pad_token_id=self.tokenizer.pad_token_id,
             )
             said = self.tokenizer.batch_decode(written[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
             yield [(place, Reply(text)) for place, text in zip(places, said)]

@@ -15,25 +15,29 @@ TOKENS = 16  # of each answer
 class Choice:
     """`ms`: median whole answer of each runtime measured; empty where there was nothing to choose from. `left_out`:
     runtimes that failed, and why. `measured_now`: False where the choice was kept from an earlier start. `not_kept`:
-    why the choice couldn't be kept, if it couldn't."""
+    why the choice couldn't be kept, if it couldn't. `died`: what became of faster settings, where
+    `backend` names a slower one (`openvino:f32`)."""
 
     backend: str
     ms: dict[str, float]
     left_out: dict[str, str]
     measured_now: bool = False
     not_kept: str | None = None
+    died: str | None = None
 
     @property
     def reason(self) -> str:
         """One line for people: what was taken, and why."""
-        if not self.ms:
-            return f"{self.backend}, the only runtime installed here for this bundle"
         ordered = sorted(self.ms, key=self.ms.__getitem__)
         figures = ", ".join(f"{name} {self.ms[name]:.1f} ms" for name in ordered)
         words = [f"{self.backend}, the fastest here for an answer of {TOKENS} tokens ({figures})"]
+        if not self.ms:
+            words = [f"{self.backend}, the only runtime installed here for this bundle"]
+        if self.died:
+            words.append(self.died)
         words += [f"{name} was left out: {why}" for name, why in self.left_out.items()]
         if self.not_kept:
-            words.append(f"measured at every start, as {self.not_kept}")
+            words.append(f"{'measured' if self.ms else 'tried'} at every start, as {self.not_kept}")
         return "; ".join(words)
 
 

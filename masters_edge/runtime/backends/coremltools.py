@@ -27,6 +27,11 @@ def open_backend(folder: Path, graphs: Mapping[str, str], threads: int, exact: b
     return StaticStudent(CoreMl(folder, graphs, exact))
 
 
+def try_out() -> None:
+    """Its import."""
+    import coremltools  # noqa: F401
+
+
 class CoreMl:
     """Predictions of the packages' functions (`_static.Runner`)."""
 

@@ -19,6 +19,14 @@ def open_backend(folder: Path, graphs: Mapping[str, str], threads: int, exact: b
     return StaticStudent(Executorch(folder, graphs, threads))
 
 
+def try_out() -> None:
+    """Its runtime and what it has registered."""
+    with without_lines("[cpuinfo_utils.cpp"):
+        from executorch.runtime import Runtime
+
+        Runtime.get().backend_registry.registered_backend_names  # noqa: B018 - looked up in native code
+
+
 class Executorch:
     """Calls methods of `.pte` files (`_static.Runner`)."""
 

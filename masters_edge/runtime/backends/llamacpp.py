@@ -65,6 +65,13 @@ def open_backend(folder: Path, graphs: dict[str, str], threads: int, exact: bool
     return LlamaCpp(folder, graphs, threads, exact)
 
 
+def try_out() -> None:
+    """Its import, and settings as a bundle has them."""
+    import xllamacpp
+
+    xllamacpp.CommonParams()
+
+
 class LlamaCpp:
     """A loaded bundle. `exact`: float32 KV cache and attention, in place of float16 and what llama.cpp prefers."""
 
@@ -332,7 +339,9 @@ class _Heard:
         self.gap = self.gap or piece["tokens_predicted"] > len(self.tokens) + len(piece["tokens"])
         for chances in piece.get("completion_probabilities", []):
             place = piece["tokens_predicted"] - 1
-            self.top[place] = {entry["id"]: entry["logprob"] for entry in chances["top_logprobs"]}
+            found = {entry["id"]: entry["logprob"] for entry in chances["top_logprobs"]}
+            # JSON has no NaN: llama.cpp's writes null.
+            self.top[place] = {token: float("nan") if value is None else value for token, value in found.items()}
         if piece["tokens"] and not self.gap:
             self._add(piece["tokens"][0])
 

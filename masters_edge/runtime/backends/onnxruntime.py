@@ -18,6 +18,12 @@ SUFFIXES = (".onnx",)
 # An optional input of the decoder, which those have whose past and present may share a buffer.
 KEEP = "num_logits_to_keep"
 _ROOM = 256  # tokens that a new buffer has more than are needed, at least
+# An ONNX file with one node: b [n, 2] is a [n, 2] times a matrix of ones.
+_PRODUCT = (
+    b'\x08\x08:_\n\x11\n\x01a\n\x01w\x12\x01b"\x06MatMul\x12\x01g*\x1b\x08\x02\x08\x02\x10\x01"\x10\x00\x00\x80?\x00'
+    b"\x00\x80?\x00\x00\x80?\x00\x00\x80?B\x01wZ\x14\n\x01a\x12\x0f\n\r\x08\x01\x12\t\n\x03\x12\x01n\n\x02\x08\x02b\x14\n\x01b"
+    b"\x12\x0f\n\r\x08\x01\x12\t\n\x03\x12\x01n\n\x02\x08\x02B\x04\n\x00\x10\r"
+)
 
 
 def open_backend(folder: Path, graphs: dict[str, str], threads: int, exact: bool = False) -> "OnnxRuntime":
@@ -27,6 +33,14 @@ def open_backend(folder: Path, graphs: dict[str, str], threads: int, exact: bool
     Runtime makes of DequantizeLinear and MatMul.
     """
     return OnnxRuntime(folder, graphs, threads, exact)
+
+
+def try_out() -> None:
+    """A product of two matrices."""
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(_PRODUCT, providers=["CPUExecutionProvider"])
+    session.run(None, {"a": np.ones((1, 2), np.float32)})
 
 
 class OnnxRuntime:

@@ -18,10 +18,28 @@ SUFFIXES = (".xml", ".onnx")
 # Without these OpenVINO takes bfloat16, int8 activations and an 8-bit cache where they are faster.
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 
+# On processors with AMX its bfloat16 kernels die (SIGFPE) of very narrow students: oneDNN divides by a width of 0.
+SETTINGS = ("f32",)
 
-def open_backend(folder: Path, graphs: dict[str, str], threads: int, exact: bool = False) -> "OpenVino":
-    """Load the graphs; `exact` computes in float32 throughout, as the parity gate needs it."""
-    return OpenVino(folder, graphs, threads, exact)
+
+def open_backend(
+    folder: Path, graphs: dict[str, str], threads: int, exact: bool = False, setting: str = ""
+) -> "OpenVino":
+    """Load the graphs; `exact` computes in float32 throughout, as the parity gate needs it.
+
+    `setting` "f32" keeps to float32 where OpenVINO would take bfloat16, and leaves the rest as it ships.
+    """
+    return OpenVino(folder, graphs, threads, exact, setting)
+
+
+def try_out() -> None:
+    """A product of two matrices, compiled as a bundle is."""
+    import_openvino()
+    operators = import_openvino("openvino.opset13")
+    rows = operators.parameter([-1, 8], np.float32)
+    product = operators.matmul(rows, np.ones((8, 4), np.float32), False, False)
+    model = import_openvino().Model([product], [rows])
+    import_openvino().Core().compile_model(model, "CPU")([np.ones((2, 8), np.float32)])
 
 
 class OpenVino:
@@ -29,9 +47,12 @@ class OpenVino:
 
     name = "openvino"
 
-    def __init__(self, folder: Path, graphs: dict[str, str], threads: int, exact: bool) -> None:
+    def __init__(self, folder: Path, graphs: dict[str, str], threads: int, exact: bool, setting: str = "") -> None:
         # Pinned to cores, two processes would wait for the same ones.
         config = {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False, **(EXACT if exact else {})}
+        if setting:
+            self.name = f"{self.name}:{setting}"
+            config |= {"INFERENCE_PRECISION_HINT": setting, "KV_CACHE_PRECISION": setting}
         core = import_openvino().Core()
         compiled = {part: _compile(core, folder / file, config) for part, file in graphs.items() if part != "decoder"}
         self._vision = (
@@ -39,7 +60,12 @@ class OpenVino:
         )
         self._embed = compiled["embed_tokens"]
         path = folder / graphs["decoder"]
-        if not exact and path.suffix == ".xml" and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if (
+            not exact
+            and not setting
+            and path.suffix == ".xml"
+            and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        ):
             config["KV_CACHE_PRECISION"] = "bf16"  # an 8-bit cache takes longer to read than it saves
         self._decoder = _decoder(core, path, config)
         # Qwen3-VL: levels of DeepStack, which our runtime carries behind each embedding.

@@ -71,6 +71,14 @@ def test_replies_are_transformers_own_greedy_ones(model: Path) -> None:
     assert replies(model, ["is it red?"]) == [expected]
 
 
+def test_the_judges_own_settings_change_no_reply(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text('{"repetition_penalty": 1.5, "num_beams": 2, "eos_token_id": 2}')
+    for file in model.iterdir():
+        if file.name != "generation_config.json":
+            (tmp_path / file.name).symlink_to(file)
+    assert replies(tmp_path, ["is it red?"]) == replies(model, ["is it red?"])
+
+
 def test_garbage_is_unscored_and_counted_never_0(model: Path, tmp_path: Path) -> None:
     reward = Reward.model_validate({"metric": "judge", "judge": {"model": str(model), "max_new_tokens": 8}})
     items = [Item(str(n), "what color?", text, ("blue",), "judge") for n, text in enumerate(["blue", "red", ""])]
