@@ -121,17 +121,6 @@ def test_a_checkpoint_of_a_family_that_is_built_in(student: Path, tmp_path: Path
     loading.require_same_tokenizer("a", processor, "b", families.load_processor(str(student)))
 
 
-@follows("{} has decoder layers that see only {} tokens back (sliding window)")
-def test_a_decoder_that_sees_all() -> None:
-    config = families.load_config(str(shared.once("qwen3_vl-False", tiny.qwen3_vl)))
-    config.text_config.layer_types = ["sliding_attention"] * 3
-    config.text_config.sliding_window = 8
-    with said("use a checkpoint whose decoder sees all"):
-        family_of(config)
-    config.text_config.layer_types = ["full_attention"] * 3
-    assert family_of(config)
-
-
 @follows("checks.py: {} is an adapter of another model, and whole models are loaded; merge it into its model")
 def test_an_adapter_merged_into_its_model(student: Path, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")

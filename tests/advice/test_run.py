@@ -25,7 +25,6 @@ def opened(recipe: Path, run: Path, *changes: str) -> runs.Run:
 @follows(
     "{} holds a run with another {}; set run_dir",
     "{} is not empty and no run folder; set run_dir to a new folder",
-    "{} is not valid JSON ({}); restore it, or start again in another run_dir",
 )
 def test_a_new_folder_or_the_old_one_removed(tiny_recipe: Path, tmp_path: Path) -> None:
     old = opened(tiny_recipe, tmp_path / "old")
@@ -61,7 +60,6 @@ def test_wait_or_take_another(tmp_path: Path) -> None:
 
 @follows(
     "{} is no run folder (it has no run.json); masters-edge distill makes one",
-    "{} has schema version {}, this is masters-edge {} with version {}; use the masters-edge that made the run",
     "there is no finished run below {}; make one with",
     "{} is not finished; go on with: masters-edge distill <its recipe>",
     "{} has not been measured yet; run: masters-edge bench --run {}",

@@ -12,6 +12,7 @@ import pytest
 from masters_edge.common.errors import UserError
 from masters_edge.runtime import Student
 from tests import tiny
+from tests.advice import follows, said
 from tests.export import bundles
 
 
@@ -123,6 +124,14 @@ def test_what_makes_a_prompt_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(UserError, match=f"the student reads {student.context}; ask a shorter question"):
         student.answer(small, question * 40)
     assert student.answer(small, question).token_ids
+
+
+@follows("is half of one (a lone surrogate); write it anew", "which hold {} at most: ask a shorter question")
+def test_a_question_written_anew_is_answered(student: Student) -> None:
+    for question, advice in {"is it \ud83d?": "write it anew", "x" * 1_000_001: "ask a shorter question"}.items():
+        with said(advice):
+            student.answer(tiny.picture(), question)
+    assert student.answer(tiny.picture(), "is it red?").token_ids
 
 
 @pytest.mark.parametrize("question", ["\ud83d", "is it \udc41 red?", " " * 1_000_001 + "x", "x" * 11_000_000])
