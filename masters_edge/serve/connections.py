@@ -1,8 +1,7 @@
 """How long a server waits for whoever is connected, and how many connections one client may hold.
 
 uvicorn bounds neither the time of a request's headers nor a client's share of the connections. Limits are those of a
-class; `serve` and the server of a measured page each have their own. llama-server bounds reading, writing and idle
-connections, too; vLLM is uvicorn as it comes.
+class; `serve` and the server of a measured page each have their own.
 """
 
 import asyncio
@@ -70,7 +69,7 @@ class Patience(H11Protocol):
 
     def _makes_room(self, client: Any) -> bool:
         """Whether there is room for one more connection of that client, an idle one hung up on where need be."""
-        open_ones = [one for one in self.connections if not one.transport.is_closing()]
+        open_ones = [one for one in self.connections if isinstance(one, Patience) and not one.transport.is_closing()]
         own = [one for one in open_ones if (getattr(one, "client", None) or [None])[0] == client]
         crowd = own if len(own) >= self.OF_ONE_CLIENT else open_ones if len(open_ones) >= self.MOST else None
         if crowd is None:
@@ -85,6 +84,8 @@ class Patience(H11Protocol):
             self._reading = self.loop.call_later(self.HEADERS_S, self.transport.abort)
 
 
-def _stopped(timer: asyncio.TimerHandle | None) -> None:
+def _stopped(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
+    """None, in place of the timer."""
     if timer is not None:
         timer.cancel()
+    return None
