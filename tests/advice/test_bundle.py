@@ -16,7 +16,8 @@ from tests.bundle.test_manifest import manifest
 def export(out: Path) -> Path:
     """As an export does it: whole into a folder beside, then in the old one's place."""
     with manifests.building(out) as folder:
-        (folder / "decoder.onnx").write_bytes(b"graph")
+        (folder / "onnx").mkdir()
+        (folder / "onnx/decoder.onnx").write_bytes(b"graph")
         (folder / "config.json").write_text("{}")
         manifests.write(folder, manifest())
     return out
@@ -31,8 +32,8 @@ def rewrite(bundle: Path, **changes: object) -> None:
 HURT = {
     "can't be read": lambda bundle: (bundle / manifests.MANIFEST).write_bytes(b"\xff{"),
     "files: Input should be a valid list": lambda bundle: rewrite(bundle, files=7),
-    "is missing": lambda bundle: (bundle / "decoder.onnx").unlink(),
-    "has changed": lambda bundle: (bundle / "decoder.onnx").write_bytes(b"grapH"),
+    "is missing": lambda bundle: (bundle / "onnx/decoder.onnx").unlink(),
+    "has changed": lambda bundle: (bundle / "onnx/decoder.onnx").write_bytes(b"grapH"),
     "does not belong": lambda bundle: (bundle / "notes.txt").write_text("mine"),
 }
 
@@ -62,7 +63,7 @@ def test_copied_or_exported_again(words: str, tmp_path: Path) -> None:
 @follows("{}: the file {} is a pickle")
 def test_a_pickle_is_left_alone(tmp_path: Path) -> None:
     bundle = export(tmp_path / "bundle")
-    (bundle / "decoder.onnx").write_bytes(b"\x80\x04.")
+    (bundle / "onnx/decoder.onnx").write_bytes(b"\x80\x04.")
     manifests.write(bundle, manifests.read(bundle))
     with said("don't use the bundle"):
         inspection.inspect(bundle)

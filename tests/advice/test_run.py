@@ -89,7 +89,7 @@ def test_distill_then_export_then_bench(tiny_recipe: Path, tmp_path: Path, monke
     write_json(folder / "bench" / "results.json", {})
     assert workflow._measured(None, folder)
     write_json(folder / "run.json", {**run.info(), "schema_version": 0})
-    with said("use the masters-edge that made the run"):
+    with said("restore it, or start again"):
         run.info()
 
 

@@ -49,7 +49,7 @@ def reloaded(page: FakePage) -> FakePage:
 
 
 def raw_of(out: Path) -> Path:
-    (job,) = (out.parent / ".jobs").iterdir()
+    (job,) = (path for path in (out.parent / ".jobs").iterdir() if path.is_dir())
     return job / "raw"
 
 
