@@ -116,7 +116,7 @@ def _keep(place: Path | None, choice: Choice) -> str | None:
         with whole_file(place) as temporary:
             temporary.write_text(json.dumps(asdict(choice), indent=1) + "\n", encoding="utf-8")
     except (OSError, UserError) as error:
-        return f"{place.parent} can't be written to ({error.strerror or error})"
+        return f"{place.parent} can't be written to ({getattr(error, 'strerror', None) or error})"
     return None
 
 

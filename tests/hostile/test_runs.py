@@ -101,7 +101,7 @@ def test_it_is_refused(case: str, folder: Path) -> None:
     with pytest.raises(UserError, match=words) as error:
         READERS[name](folder)
     assert str(error.value).isprintable() and len(str(error.value)) < 1000
-    assert time.process_time() - began < 2
+    assert time.process_time() - began < 10
 
 
 @pytest.mark.parametrize("case", ["aliases", "a size beyond"])
