@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import select
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -26,9 +27,15 @@ def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Host, FakePage, dict[str, Any]]]:
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, which a test may change while other processes read the bundle that they share."""
+    return shutil.copytree(bundle(), tmp_path_factory.mktemp("own") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def measured(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Host, FakePage, dict[str, Any]]]:
     """A job that is handed out and not begun: what is refused leaves it so."""
-    at = Host(bundle(), suite(), tmp_path_factory.mktemp("refuses") / "results.json", cases=True, sustain_s=10)
+    at = Host(own, suite(), tmp_path_factory.mktemp("refuses") / "results.json", cases=True, sustain_s=10)
     with FakePage(at.url, student()) as page:
         assert page.claim().status_code == 200
         job = page.job()
@@ -185,18 +192,18 @@ def test_no_file_outside_the_bundle(measured: Measured, path: str) -> None:
         assert _sent(page, target) in (400, 404, 409), before
 
 
-def test_a_link_out_of_the_bundle_is_not_followed(measured: Measured, tmp_path: Path) -> None:
+def test_a_link_out_of_the_bundle_is_not_followed(measured: Measured, own: Path, tmp_path: Path) -> None:
     _, page, job = measured
     secret = tmp_path / "secret.txt"
     secret.write_text("secret")
     known = next(file for file in job["bundle"]["files"] if file["path"].endswith("generation_config.json"))
-    place = bundle() / known["path"]
+    place = own / known["path"]
     kept = place.read_bytes()
     place.unlink()
     try:
         place.symlink_to(secret)
         assert page.http.get(job["bundle"]["url"] + known["path"]).status_code == 404
-        again = Host(bundle(), suite(), tmp_path / "results.json")
+        again = Host(own, suite(), tmp_path / "results.json")
         with FakePage(again.url) as other:
             other.claim()
             assert "is a link out of the folder" in str(again.ended())

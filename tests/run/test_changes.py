@@ -12,7 +12,7 @@ from masters_edge.run import folder as runs
 
 PRINTS: dict[str, Any] = {"student": "s", "teachers": ["t"], "data": "d"}
 JUDGED = ["reward.metric=judge", "reward.judge={model: j, url: 'http://h/v1'}"]
-SERVER = ["responses.teacher_engine={url: 'http://h/v1', model: m}"]
+SERVER = ["responses.teacher_engine={url: 'http://h/v1', model: 'm-{ratio}'}"]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ SERVER = ["responses.teacher_engine={url: 'http://h/v1', model: m}"]
         (["data.labels=10"], "refused"),
         (["mask.exclude=[a]"], "refused"),
         ([*JUDGED, "reward.judge.model=other"], "refused"),
-        ([*SERVER, "responses.teacher_engine.model=other"], "refused"),
+        ([*SERVER, "responses.teacher_engine.model=other-{ratio}"], "refused"),
         (["quantize.qat={share: 0.5}"], "refused"),
     ],
 )

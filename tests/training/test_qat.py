@@ -153,10 +153,10 @@ def test_only_the_last_phase_and_only_the_student(home: Path, tiny_recipe: Path,
     swapped: list[tuple[str, int]] = []
     make = phase.build
 
-    def noted(recipe, phase_, *rest, rounded_from):
+    def noted(recipe, phase_, *rest, rounded_from, **named):
         if rounded_from is not None:
             swapped.append((phase_.objective, rounded_from))
-        return make(recipe, phase_, *rest, rounded_from=rounded_from)
+        return make(recipe, phase_, *rest, rounded_from=rounded_from, **named)
 
     monkeypatch.setattr(phase, "build", noted)
     frozen = []
