@@ -52,12 +52,13 @@ economy: $(VENV)/installed
 
 install: $(VENV)/installed
 
-# A current pip resolves twice as fast as the one that Python 3.11 brings; and compiling all that torch, transformers and
-# coremltools hold would take longer than all the rest, where Python compiles what it imports, once.
+# A current pip resolves twice as fast as the one that Python 3.11 brings. It compiles on one core; compileall on all of them,
+# and it must be done here: where PYTHONDONTWRITEBYTECODE is set, as in many containers, each process would do it again.
 $(VENV)/installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -q --upgrade pip
 	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m compileall -q -j 0 -x '/tests/' $(VENV)/lib/python3*/site-packages
 	touch $@
 
 clean:
