@@ -505,6 +505,10 @@ def ablate(
             "several. Default: all."
         ),
     ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help="Only arms with this in their name, and those they are compared with; repeat for several."),
+    ] = None,
     chain: Annotated[
         list[str] | None,
         typer.Option(help="Checkpoint of a smaller teacher, to stand before the recipe's own; repeat, small to large."),
@@ -535,6 +539,7 @@ def ablate(
         jobs=jobs,
         out=out or Path("runs") / f"ablate-{recipe.stem}",
         groups=tuple(group or ()),
+        arms=tuple(arm or ()),
         chain=tuple(chain or ()),
         damage=damage,
         strong=strong,

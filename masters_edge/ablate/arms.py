@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from masters_edge.common.errors import UserError
 from masters_edge.recipe import Recipe
 from masters_edge.recipe.schedule import group_size
 
@@ -106,6 +107,21 @@ def arms(recipe: Recipe, choices: Choices | None = None, groups: Sequence[str] |
     """Every arm of the groups, in the order of the tables; without `groups`, of all that the choices allow."""
     base = _Base(recipe, choices or Choices())
     return [arm for name in (groups or GROUPS) for arm in GROUPS[name](base)]
+
+
+def chosen(found: Sequence[Arm], groups: Sequence[str], parts: Sequence[str]) -> list[Arm]:
+    """The arms of the groups whose title holds one of the parts, and those that they are compared with.
+
+    Raises:
+        UserError: a part that no title holds.
+    """
+    within = [arm for arm in found if not groups or arm.group in groups]
+    for part in parts:
+        if not any(part in arm.title for arm in within):
+            raise UserError(f"--arm {part}: no arm is named so; there are: {'; '.join(arm.title for arm in within)}")
+    named = [arm for arm in within if not parts or any(part in arm.title for part in parts)]
+    beside = {(arm.group, title) for arm in named for title in arm.against}
+    return [arm for arm in within if arm in named or (arm.group, arm.title) in beside]
 
 
 def _components(base: _Base) -> Iterator[Arm]:

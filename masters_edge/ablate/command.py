@@ -31,6 +31,7 @@ class AblateOptions:
     jobs: int
     out: Path
     groups: tuple[str, ...] = ()
+    arms: tuple[str, ...] = ()  # parts of their names; empty for all of the groups
     chain: tuple[str, ...] = ()
     damage: float | None = None
     strong: str | None = None
@@ -41,7 +42,7 @@ class AblateOptions:
         """What repeats it."""
         words = ["masters-edge", "ablate", str(self.recipe), *self.overrides]
         words += ["--seeds", str(self.seeds), "--jobs", str(self.jobs), "--out", str(self.out)]
-        for option, values in (("--group", self.groups), ("--chain", self.chain)):
+        for option, values in (("--group", self.groups), ("--arm", self.arms), ("--chain", self.chain)):
             words += [word for value in values for word in (option, value)]
         for option, value in (("--damage", self.damage), ("--strong", self.strong), ("--questions", self.questions)):
             words += [] if value is None else [option, f"{value}"]
@@ -123,7 +124,8 @@ def _ablation(asked: AblateOptions) -> Ablation:
         if slug is not None:
             choices = replace(choices, strong=str(out / "arms" / f"{slug}-{seeds[0]}" / "student"))
     every = experiments.entries(asked.recipe, overrides, known.arms(recipe, choices))
-    entries = [entry for entry in every if not asked.groups or entry.arm.group in asked.groups]
+    wanted = known.chosen([entry.arm for entry in every], asked.groups, asked.arms)
+    entries = [entry for entry in every if entry.arm in wanted]
     found = experiments.planned(overrides, every, entries, seeds, out)
     students = {str(one.folder(out) / "student"): one.name for one in found}
     models = [

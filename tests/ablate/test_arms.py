@@ -127,6 +127,16 @@ def test_a_job_is_the_same_whatever_is_run_beside_it() -> None:
     assert alone and all(together[name] == one for name, one in alone.items())
 
 
+def test_arms_are_chosen_by_name_with_what_they_are_compared_with() -> None:
+    every = known.arms(recipe_of(known.Arm("", "")), CHOICES)
+    named = [arm.title for arm in known.chosen(every, ["policies", "conditions"], ["paper", "100 labels: labels"])]
+    paper = ["1, beta 0.1", "1, beta 0", "0.1, beta 0.1"]
+    assert named[:4] == [known.NO_REWARD, *(f"paper, weight {of}" for of in paper)]
+    assert all(arm.endswith((": multi-response", ": + reward, paper", ": labels only")) for arm in named[4:])
+    assert {"damaged teacher (mask 0.4): multi-response", "100 labels: labels only"} < set(named)
+    assert known.chosen(every, [], []) == every
+
+
 def test_the_teacher_labels_questions_only_where_a_reward_looks() -> None:
     found = {one.slug: one for one in planned()[1]}
     unasked = "reward.unlabelled=none"

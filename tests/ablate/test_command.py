@@ -167,6 +167,7 @@ def test_who_shares_responses_waits_for_them() -> None:
     ("changed", "sentence"),
     [
         ({"groups": ("masks", "masts")}, "--group masts: there is no such group"),
+        ({"groups": ("masks",), "arms": ("paper",)}, "--arm paper: no arm is named so; there are: r_max 0.00; "),
         ({"groups": ("chain",)}, "name the smaller ones with --chain"),
         ({"chain": ("./lost",)}, "there is no checkpoint folder ./lost"),
         ({"overrides": ("run_dir=x",)}, "an ablation keeps runs and responses below --out"),

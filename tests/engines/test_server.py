@@ -94,7 +94,6 @@ def test_a_server_that_hangs(answer: Any, student: Speaker, questions: list[Ques
         ask(server, student, questions, timeout_s=0.5, retries=0)
 
 
-@pytest.mark.wide
 def test_ctrl_c_ends_a_server_that_hangs(student: Speaker, questions: list[Question]) -> None:
     hangs = threading.Event()
 

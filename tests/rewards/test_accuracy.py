@@ -212,7 +212,6 @@ def test_the_first_reply_may_be_odd(name: str, tmp_path: Path) -> None:
         assert scorer.score([item("blue")])[0].score is None
 
 
-@pytest.mark.wide
 def test_ctrl_c_ends_a_judge_that_hangs_and_keeps_what_it_said(tmp_path: Path) -> None:
     hangs = threading.Event()
 
