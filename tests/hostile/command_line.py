@@ -1,8 +1,11 @@
-"""The command line in this process, and what a user must never see of it."""
+"""The command line, in this process or in one of its own, and what a user must never see of it."""
 
+import os
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +42,10 @@ def run(arguments: Sequence[str], capsys: pytest.CaptureFixture, monkeypatch: py
         status = int(end.code or 0)
     said = capsys.readouterr()
     return Said(status, said.out, said.err)
+
+
+def process(arguments: Sequence[str | Path], folder: Path, environment: Mapping[str, str]) -> Said:
+    """In a process of its own, in `folder`: what its threads and its end say is heard as well."""
+    words = [sys.executable, "-m", "masters_edge", *map(str, arguments)]
+    done = subprocess.run(words, cwd=folder, env={**os.environ, **environment}, capture_output=True, timeout=120)
+    return Said(done.returncode, done.stdout.decode(), done.stderr.decode())

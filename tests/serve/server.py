@@ -15,27 +15,30 @@ from typing import Any
 
 from PIL import Image
 
+from tests.hostile.command_line import Said
+
 QUESTION = "what is in this image?"
 
 
 @dataclass
 class Server:
-    """Where it listens, what it said, and its process."""
+    """Where it listens, its process, and, once it has ended, what it said since it listened."""
 
     url: str
     model: str
     process: subprocess.Popen
+    said: str | None = None
 
     def stop(self, sent: int = signal.SIGINT) -> tuple[int, str]:
-        """End it by a signal; its exit status, and what it wrote since it started."""
+        """End it by a signal; its exit status, and what it wrote since it listened."""
         self.process.send_signal(sent)
-        out, _ = self.process.communicate(timeout=30)
-        return self.process.returncode, out
+        self.said, _ = self.process.communicate(timeout=30)
+        return self.process.returncode, self.said
 
 
 @contextmanager
 def serving(bundle: Path, *options: str, environment: dict[str, str] | None = None) -> Iterator[Server]:
-    """Started, and killed at the end where it still runs."""
+    """Started, and killed at the end where it still runs. Whatever it was asked, it has said no traceback."""
     command = [sys.executable, "-m", "masters_edge", "serve", str(bundle), "--port", "0", "--threads", "1"]
     command += ["--backend", "onnxruntime", *options]
     process = subprocess.Popen(
@@ -55,11 +58,15 @@ def serving(bundle: Path, *options: str, environment: dict[str, str] | None = No
         watchdog.cancel()
         url = re.search(r"http://\S+?:\d+", "".join(said))
         assert url
-        yield Server(url[0], bundle.name, process)
+        server = Server(url[0], bundle.name, process)
+        yield server
+        if server.said is None:
+            server.stop(signal.SIGKILL)
+        Said(0, server.said or "", "").clean()
     finally:
         watchdog.cancel()
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 def png(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
