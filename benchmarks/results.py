@@ -343,13 +343,13 @@ def read(path: Path) -> Results:
         raise UserError(f"{path} can't be read ({error.strerror or error})") from None
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{path} is damaged, it is no JSON ({reason(error)}); measure again with: masters-edge bench"
+            f"{path} is damaged, it is no JSON ({reason(error)}); remove it, and measure again with: masters-edge bench"
         ) from None
     version = data.get("schema_version") if isinstance(data, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
-        raise UserError(f"{path} is no results file of masters-edge: it has no schema_version")
+        raise UserError(f"{path} is no results file of masters-edge: it has no schema_version; give another one")
     if version not in READ_VERSIONS:
-        advice = "update masters-edge to read it" if version > SCHEMA_VERSION else "measure again"
+        advice = "update masters-edge to read it" if version > SCHEMA_VERSION else "remove it, and measure again"
         known = " and ".join(map(str, READ_VERSIONS))
         raise UserError(f"{path} has results schema {version}, this masters-edge reads {known}; {advice}")
     try:
@@ -357,7 +357,7 @@ def read(path: Path) -> Results:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(f"{path} is damaged at {where}: {first['msg']}; measure again") from None
+        raise UserError(f"{path} is damaged at {where}: {first['msg']}; remove it, and measure again") from None
 
 
 def update(path: Path, change: Callable[[Results], Results]) -> Results:

@@ -12,7 +12,7 @@ from masters_edge.benchmarks.report.entry import Entry
 from masters_edge.common import files, inside
 from masters_edge.common.errors import UserError
 
-MEASURE = "measure again"
+MEASURE = "measure again with: masters-edge bench --fresh"
 MOST_BYTES = 256 << 20
 
 
@@ -88,5 +88,5 @@ def _read(path: Path) -> dict[str, float]:
             scores[str(row["id"])] = float(row["score"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         where = f"{path}, line {len(scores) + 1}"
-        raise UserError(f"{where}: this is no answer ({type(error).__name__}: {error}); measure again") from None
+        raise UserError(f"{where}: this is no answer ({type(error).__name__}: {error}); {MEASURE}") from None
     return scores

@@ -18,6 +18,7 @@ from masters_edge.common.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = (  # whose sentences are looked at, a line each: folders and files of the repository
+    "benchmarks",
     "export",
     "masters_edge/bundle",
     "masters_edge/families",

@@ -8,6 +8,9 @@ CHANGED = "of a bundle that somebody changed: tests/hostile has it refused, and 
 CHECKPOINT = "of a checkpoint that somebody changed: tests/hostile has it refused, fetched again it is not"
 NOT_YET = "refused in a test; that what it advises helps, no test has tried yet"
 OURS = "a fault of masters-edge or of a runtime: there is no bundle, and whoever sees it can only report it"
+INSTALLED = "it is installed here, and the other tests of that part are made with it"
+NOT_OURS = "a device that isn't the user's own, or lies: tests/hostile has it refused"
+SYSTEM = "the reason is the file's or the system's own: mend or replace what it names"
 NOTHING_TO_DO = {
     "run/cast.py: data.test, which bench would ask: {}\n": PASSED_ON,
     "fastest.py: <'; '.join(left_out.values())>": PASSED_ON,
@@ -62,6 +65,42 @@ NOTHING_TO_DO = {
     "operators.py: a convolution with padding {}": OURS,
     "operators.py: padding of mode {} {}": OURS,
     "program.py: the operator {} ({}) {}": OURS,
+    "benchmarks/devices/_adb.py: {} can't be run ({}); install adb anew": INSTALLED,
+    "benchmarks/devices/_adb.py: the phone {} doesn't forward a port to this machine": NOT_YET,
+    "benchmarks/devices/_adb.py: adb {} brings far more than a phone has to say; is it your phone?": NOT_OURS,
+    "benchmarks/devices/_replies.py: {} sent something that is no answer of masters-edge while {}": NOT_OURS,
+    "benchmarks/protocol.py: what {} measured of {} can't be read ({}); remove {} and measure again": NOT_OURS,
+    "benchmarks/devices/_copying.py: {} came out wrong on {} {} times; is its disk in order?": "its owner has to look",
+    "benchmarks/devices/_copying.py: {} changed while it was copied; run the same command again": NOT_YET,
+    "benchmarks/devices/_copying.py: {} changed while it was fetched; run the same command again": NOT_YET,
+    "benchmarks/devices/ssh.py: {} changed while it was read; run the same command again": NOT_YET,
+    "benchmarks/devices/_openssh.py: {} has {}, and Python 3.10 or newer is needed; install it there": INSTALLED,
+    "benchmarks/devices/_openssh.py: measuring over ssh needs the program ssh; install OpenSSH's client": INSTALLED,
+    "benchmarks/report/style.py: drawing a report needs matplotlib; run: pip install": INSTALLED,
+    "benchmarks/devices/_openssh.py: {} failed while {} ({})": "the board's own words",
+    "benchmarks/devices/_openssh.py: <_why_not(channel.stderr.text(), self.address)>": NOT_YET,
+    "benchmarks/devices/_openssh.py: <_sentence(found, self.address, self.doing)>": NOT_YET,
+    "benchmarks/devices/adb.py: the page did not open on the phone {} within {} s; unlock it": "there is no phone here",
+    "benchmarks/devices/browser.py: {} has no WebGPU to run {} with; measure it with wasm": NOT_YET,
+    "benchmarks/devices/local.py: measuring {} stopped: {}": PASSED_ON,
+    "benchmarks/devices/ssh.py: measuring {} on {} stopped: {}": PASSED_ON,
+    "benchmarks/page/desk.py: measuring {} in the browser stopped: {}": PASSED_ON,
+    "benchmarks/page/server.py: <assets.missing()>": PASSED_ON,
+    "benchmarks/protocol.py: measuring {} stopped: {}": PASSED_ON,
+    "benchmarks/worker.py: <_last_words(stderr.read().decode('utf-8', 'replace'), status)>": PASSED_ON,
+    "benchmarks/page/desk.py: {} was not measured: measuring was stopped on the device": "as the person there said",
+    "benchmarks/page/desk.py: measuring {} was stopped on the device; run the same command again": NOT_YET,
+    "benchmarks/page/record.py: {} holds answers to other questions; remove {}": NOT_YET,
+    "benchmarks/phases.py: {} holds answers to other questions; remove {}": NOT_YET,
+    "benchmarks/protocol.py: measuring {} ended without its figures in {}; run the same command again": NOT_YET,
+    "benchmarks/protocol.py: measuring {} left {} answers to {} questions in {}; remove that folder": NOT_YET,
+    "benchmarks/protocol.py: the questions can't be written to {} ({})": SYSTEM,
+    "benchmarks/report/ladder.py: {} can't be read ({}: {})": SYSTEM,
+    "benchmarks/report/page.py: the settings of {} can't be read ({})": SYSTEM,
+    "benchmarks/report/training.py: {} can't be read ({})": SYSTEM,
+    "benchmarks/results.py: {} can't be read ({})": SYSTEM,
+    "benchmarks/worker.py: {} is no job folder, it has no {}": "only masters-edge starts a worker",
+    "benchmarks/worker.py: a cold start left no line in {}; is the disk full?": NOT_YET,
 }
 
 

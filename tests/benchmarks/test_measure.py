@@ -12,9 +12,11 @@ import pytest
 from masters_edge.benchmarks import Settings, Subject, bench, devices, machine, measure, peers, results
 from masters_edge.benchmarks.devices.local import Here
 from masters_edge.benchmarks.measure import OnNote, Unfinished, seconds_of
+from masters_edge.benchmarks.report import answers
 from masters_edge.benchmarks.results import Results
 from masters_edge.benchmarks.suites import Suite
 from masters_edge.common.errors import UserError
+from tests.advice import follows, said
 from tests.benchmarks import fakes
 
 SETTINGS = Settings(backend="fake", questions=8, latency_questions=4, cases=False, threads=1)
@@ -151,6 +153,21 @@ def test_a_damaged_results_file_is_refused_and_left_alone(run: Runs) -> None:
     with pytest.raises(UserError, match="damaged"):
         run("a")
     assert run.out.read_text() == "{"
+
+
+@pytest.mark.wide  # seconds: it is measured twice
+@follows("report/answers.py: {}: this is no answer ({}: {}); {}")
+def test_damaged_answers_are_measured_again_with_fresh(run: Runs) -> None:
+    """Without it the measurement is found in results.json, and its answers stay as they are."""
+    [m] = run("a").measurements
+    path = run.out.parent / str(m.answers)
+    path.write_text("{")
+    run("a")
+    assert run.reused == ["a"]
+    with said("measure again with: masters-edge bench --fresh"):
+        answers._read(path)
+    [m] = run("a", fresh=True).measurements
+    assert len(answers._read(run.out.parent / str(m.answers))) == 8
 
 
 def test_senseless_requests_are_one_sentence(run: Runs, suite: Suite) -> None:

@@ -47,7 +47,7 @@ def test_what_is_no_result_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no results.json"):
         gather.gather([tmp_path])
     (tmp_path / "results.json").write_text('{"schema_version": 1, "measurements": []}')
-    with pytest.raises(UserError, match="results schema 1, this masters-edge reads 2 and 3; measure again"):
+    with pytest.raises(UserError, match="results schema 1, .* reads 2 and 3; remove it, and measure again"):
         gather.gather([tmp_path])
 
 

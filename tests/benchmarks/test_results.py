@@ -42,7 +42,10 @@ def test_a_file_from_before_browsers_reads_as_it_did(tmp_path: Path) -> None:
         ("{", "is damaged, it is no JSON"),
         ("[]", "no results file of masters-edge"),
         ('{"schema_version": true}', "no results file"),
-        ('{"schema_version": 1}', "has results schema 1, this masters-edge reads 2 and 3; measure again"),
+        (
+            '{"schema_version": 1}',
+            "schema 1, this masters-edge reads 2 and 3; remove it, and measure again",
+        ),
         ('{"schema_version": 4}', "has results schema 4, this masters-edge reads 2 and 3; update masters-edge"),
         ('{"schema_version": 2, "measurements": [{}]}', "is damaged at measurements.0.name"),
         ('{"schema_version": 2, "extra": 1}', "is damaged at extra"),

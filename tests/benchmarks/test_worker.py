@@ -19,6 +19,7 @@ from masters_edge.benchmarks.suites import Suite, from_questions
 from masters_edge.common.errors import UserError
 from masters_edge.data.records import Question
 from tests import tiny
+from tests.advice import follows, said
 from tests.benchmarks import fakes
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="ends processes by signals")
@@ -147,13 +148,30 @@ def test_the_worker_ends_with_the_one_who_listens(fake_kind: str, suite: Suite, 
 
 
 def test_two_at_once_are_refused(fake_kind: str, suite: Suite, tmp_path: Path) -> None:
+    subject, folder, process = another(suite, tmp_path)
+    with pytest.raises(UserError, match="measuring fake stopped: another process is measuring in"):
+        Here().run(folder, subject, "00", lambda event: None)
+    end(process)
+
+
+@pytest.mark.wide  # seconds: it is measured whole
+@follows("another process is measuring in {}; wait for its end, or stop it")
+def test_it_is_measured_once_the_other_has_ended(fake_kind: str, suite: Suite, tmp_path: Path) -> None:
+    subject, folder, process = another(suite, tmp_path)
+    with said("wait for its end, or stop it"):
+        Here().run(folder, subject, "00", lambda event: None)
+    end(process)
+    fakes.make(tmp_path / "s")
+    Here().run(folder, subject, "00", lambda event: None)
+
+
+def another(suite: Suite, tmp_path: Path) -> tuple[Subject, Path, subprocess.Popen]:
+    """A subject, its job, and a process that measures it and hangs."""
     subject = Subject("fake", "exported", fakes.make(tmp_path / "s", die_after=3, how="sleep"), "fake")
     folder = prepared(subject, suite, tmp_path / "job")
     process = start(folder)
     heard(process, phase="warm-up")
-    with pytest.raises(UserError, match="measuring fake stopped: another process is measuring in"):
-        Here().run(folder, subject, "00", lambda event: None)
-    end(process)
+    return subject, folder, process
 
 
 def test_a_subject_killed_for_want_of_memory_is_said_and_resumed(fake_kind: str, suite: Suite, tmp_path: Path) -> None:
