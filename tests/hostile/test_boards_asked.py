@@ -4,6 +4,7 @@ The board's Python is a stand-in that says to each op what a file beside it hold
 """
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,12 +71,12 @@ def asked(tmp_path: Path) -> Path:
     return folder / "questions.jsonl"
 
 
-def bench(board: Sshd, asked: Path, **said: bytes) -> Said:
+def bench(board: Sshd, asked: Path, bundle: Path | None = None, **said: bytes) -> Said:
+    bundle = bundle or bundles.exported("smolvlm", "fp32", splitting=True)
     for op, content in (HARMLESS | said).items():
         (board.folder / "bin" / op).write_bytes(content)
-    words = ["bench", bundles.exported("smolvlm", "fp32", splitting=True), "--device", board.address, "--suite", asked]
-    environment = {_openssh.CONFIG: str(board.config)}
-    return process([*words, "--no-cases"], asked.parent, environment)
+    words = ["bench", bundle, "--device", board.address, "--suite", asked, "--no-cases"]
+    return process(words, asked.parent, {_openssh.CONFIG: str(board.config)})
 
 
 @pytest.mark.parametrize("case", wide.cells(boards.REPLIES, FAST))
@@ -83,3 +84,11 @@ def test_bench_says_one_sentence(case: str, board: Sshd, asked: Path, tmp_path: 
     ask, reply, words = boards.REPLIES[case]
     bench(board, asked, **{OPS[ask.__name__]: reply}).refused(words)
     assert {path.name for path in tmp_path.rglob("*")} & {"authorized_keys", "x"} == set()
+
+
+@pytest.mark.wide
+def test_a_link_in_a_bundle_goes_to_no_board(board: Sshd, asked: Path, tmp_path: Path) -> None:
+    (tmp_path / "id_rsa").write_text("PRIVATE KEY")
+    bundle = shutil.copytree(bundles.exported("smolvlm", "fp32", splitting=True), tmp_path / "bundle")
+    (bundle / "notes.txt").symlink_to("../id_rsa")
+    bench(board, asked, bundle).refused("notes.txt is a link out of the folder")
