@@ -18,7 +18,7 @@ from pathlib import Path
 
 from masters_edge.common.errors import UserError
 from masters_edge.quantization.by_part import PARTS, QuantizationPlan
-from masters_edge.quantization.schemes import Scheme
+from masters_edge.quantization.schemes import SCHEMES, Scheme
 
 _SETTINGS = 32 << 20  # bytes
 _COPIES = 2
@@ -45,7 +45,8 @@ def check(out: Path, student: Path, plan: QuantizationPlan, prefixes: Mapping[st
 
 def needed(weights: Mapping[str, int], plan: QuantizationPlan) -> int:
     """Bytes on the disk at most, for so many weights in each part; those elsewhere count at the widest scheme."""
-    each = {part: bytes_per_weight(scheme) for part, scheme in plan.parts.items()}
+    widest = {part: SCHEMES["int8"] if plan.auto and scheme.bits else scheme for part, scheme in plan.parts.items()}
+    each = {part: bytes_per_weight(scheme) for part, scheme in widest.items()}
     each[_ELSEWHERE] = max(each.values())
     files = sum(count * each[part] for part, count in weights.items())
     return round(_COPIES * files) + _SETTINGS

@@ -3,7 +3,7 @@
 import datetime
 import gc
 import importlib.metadata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -48,12 +48,16 @@ def export_student(
     out: Path,
     samples: "list[tuple[Image, str]]",
     method: str = "rtn",
+    calibration: "Sequence[tuple[Image, str, str | None]] | None" = None,
+    integers_file: Path | None = None,
     origin: Origin | None = None,
     on_progress: Say | None = None,
 ) -> manifests.Manifest:
     """Export a checkpoint folder to a bundle at `out`, proven against PyTorch on `samples` (image, question).
 
     `scheme` is the name of a scheme or preset, or a whole plan; `method` says how its integers are chosen.
+    `calibration`: (image, question, answer or None) that methods with data look at, by default the samples.
+    `integers_file` keeps the integers for the next target: made where there is none, else read.
     `origin`, for manifest and model card, is read off the folder where none is given.
     `on_progress` hears what is being done and the share (0 to 1) of the whole. An older bundle at `out` is replaced
     at the very end. Raises UserError for an unknown target, scheme or method, a missing student, a family or scheme
@@ -90,7 +94,7 @@ def export_student(
     finite.check_weights(loaded, "the student's weights")
 
     say("quantizing", 0.05)
-    weights = quantize(loaded, plan, method, samples)
+    weights = quantize(loaded, plan, method, calibration or samples, integers_file)
     finite.check_weights(loaded, f"the weights as {plan.name}")
     with manifests.building(out) as folder, _contained(module, target) as contained:
         weights = _through_disk(weights, folder)

@@ -47,6 +47,7 @@ def export_bundles(
     targets: Sequence[str] | None = None,
     schemes: Sequence[str] | None = None,
     method: str | None = None,
+    budget: str | None = None,
     out: Path | str | None = None,
 ) -> list[Path]:
     """Write a student in devices' file formats, each checked against PyTorch; what is up to date is left as it is.
@@ -56,6 +57,8 @@ def export_bundles(
         targets: device formats; default: the recipe's, else onnx.
         schemes: quantization schemes or presets; default: the recipe's, else fp32 and int4.
         method: how integers are chosen; default: the recipe's, else to the nearest.
+        budget: what the scheme `auto` may spend on all weights, such as 92MB; default: the recipe's, else a little more
+            than it takes with no layer bought.
         out: folder for the bundles; default: beside the student.
 
     Returns:
@@ -77,6 +80,7 @@ def export_bundles(
         targets=targets,
         schemes=schemes,
         method=method,
+        budget=budget,
         out=None if out is None else Path(out),
     )
 

@@ -144,7 +144,7 @@ def export(
         list[str] | None,
         typer.Option(
             help="Scheme (fp32, fp16, int8, int4, int4-g64, int4-g128, int8-a8, int4-a8) or preset (quality, balanced, "
-            "smallest); repeat for several. Default: the recipe's."
+            "smallest, auto); repeat for several. Default: the recipe's."
         ),
     ] = None,
     vision: Annotated[str | None, _part("vision", "the vision encoder")] = None,
@@ -157,6 +157,13 @@ def export(
     ] = None,
     method: Annotated[
         str | None, typer.Option("--quant.method", help="How integers are chosen (rtn, hqq, gptq).")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="What --quant auto may spend on all weights: 92MB, or bits a weight: 4.9bits. Default: 2.5% more than "
+            "with no layer bought."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the bundles; default: beside the student.")] = None,
     run: RunFolder = None,
@@ -176,6 +183,7 @@ def export(
         parts={part: scheme for part, scheme in parts.items() if scheme is not None},
         tied=tied,
         method=method,
+        budget=budget,
         out=out,
         run=run,
     )

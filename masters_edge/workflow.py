@@ -3,6 +3,7 @@ done, say where it went."""
 
 import json
 import math
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from masters_edge.benchmarks.suites import Suite, SuiteChoice
     from masters_edge.quantization.by_part import QuantizationPlan
     from masters_edge.recipe.schema import Mixed, Source
+
+_CALIBRATION = 64  # training questions that methods with data look at
 
 
 def demo() -> Run:
@@ -61,19 +64,26 @@ def export(
     parts: Mapping[str, str] | None = None,
     tied: str | None = None,
     method: str | None = None,
+    budget: str | None = None,
 ) -> list[Path]:
     """Bundles of one student, one per target and scheme; a bundle that is up to date is left as it is.
 
-    `parts` (other schemes for some parts) and `tied` hold for every bundle.
+    `parts` (other schemes for some parts), `tied` and, for `auto`, `budget` hold for every bundle. One plan's integers
+    are chosen once, for all targets.
 
     Returns:
         the bundles' folders: `<target>-<plan>`, and `-<method>` behind it where integers are not rounded to nearest.
+
+    Raises:
+        UserError: a target, scheme, part, method or budget that isn't known, `auto` with another method than GPTQ, or
+            whatever `export_student` raises.
     """
     from masters_edge.benchmarks import scores
     from masters_edge.bundle import manifest as manifests
     from masters_edge.common import registry
     from masters_edge.export import export_student, target_names
     from masters_edge.export.up_to_date import up_to_date
+    from masters_edge.quantization import by_part
 
     home = _run_of(run, student)
     recipe = home.recipe() if home else None
@@ -83,51 +93,63 @@ def export(
     folder = student or (home.student if home else None)
     assert folder is not None
     chosen = schemes or (recipe.quantize.schemes if recipe else ["fp32", "int4"])
-    plans = [_plan(entry, parts or {}, tied) for entry in chosen]
+    budget = budget or (recipe.quantize.budget if recipe and not schemes else None)
+    plans = [_plan(entry, parts or {}, tied, budget) for entry in chosen]
+    if budget and not any(plan.auto for plan in plans):
+        by_part.refuse_budget(plans[0].name)
     how = method or (recipe.quantize.method if recipe else "rtn")
+    ways = [by_part.method(plan, method, how) for plan in plans]
     samples = _samples(home, recipe)
+    calibration = _calibration(home, recipe) if "gptq" in ways else None
     measured = scores.of_run(home) if home and home.finished else []
     made = []
-    for target in targets:
-        for plan in plans:
-            name = f"{target}-{plan.name}" + ("" if how == "rtn" else f"-{how}")
-            place = (out or (home.bundles if home else folder.parent / "bundles")) / name
-            made.append(place)
-            if up_to_date(place, folder, target, plan, how):
-                say(f"{place} is up to date with {folder}: reused")
-                continue
-            started = time.monotonic()
-            with progress(name.replace("-", " ", 1), 100) as bar:
-                manifest = export_student(
-                    folder,
-                    target=target,
-                    scheme=plan,
-                    method=how,
-                    out=place,
-                    samples=samples,
-                    origin=origin.of(folder, home, measured),
-                    on_progress=lambda stage, share: bar(completed=round(100 * share), note=stage),
+    with tempfile.TemporaryDirectory() as integers:
+        for target in targets:
+            for plan, way in zip(plans, ways):
+                name = f"{target}-{plan.name}" + ("" if plan.auto or how == "rtn" else f"-{how}")
+                place = (out or (home.bundles if home else folder.parent / "bundles")) / name
+                made.append(place)
+                if up_to_date(place, folder, target, plan, way):
+                    say(f"{place} is up to date with {folder}: reused")
+                    continue
+                started = time.monotonic()
+                with progress(name.replace("-", " ", 1), 100) as bar:
+                    manifest = export_student(
+                        folder,
+                        target=target,
+                        scheme=plan,
+                        method=way,
+                        out=place,
+                        samples=samples,
+                        calibration=calibration,
+                        integers_file=Path(integers) / f"{plan.name}.safetensors",
+                        origin=origin.of(folder, home, measured),
+                        on_progress=lambda stage, share: bar(completed=round(100 * share), note=stage),
+                    )
+                size = sum(file.bytes for file in manifests.read(place).files)
+                equal = manifest.parity.shipped.equal_answers
+                say(
+                    f"{place}: {size / 1e6:.2f} MB, {time.monotonic() - started:.0f} s, "
+                    f"{100 * equal:.0f}% of {manifest.parity.samples} answers equal to PyTorch's"
                 )
-            size = sum(file.bytes for file in manifests.read(place).files)
-            equal = manifest.parity.shipped.equal_answers
-            say(
-                f"{place}: {size / 1e6:.2f} MB, {time.monotonic() - started:.0f} s, "
-                f"{100 * equal:.0f}% of {manifest.parity.samples} answers equal to PyTorch's"
-            )
-            for tie in manifest.parity.exact.near_ties:
-                say(f"  at exact settings {tie}")
-            if manifest.parity.died:
-                say(f"  {manifest.parity.died}")
+                for line in manifest.quantization.notes if plan.auto else []:
+                    say(f"  {line}")
+                for tie in manifest.parity.exact.near_ties:
+                    say(f"  at exact settings {tie}")
+                if manifest.parity.died:
+                    say(f"  {manifest.parity.died}")
     return made
 
 
-def _plan(entry: "str | Mixed", parts: Mapping[str, str], tied: str | None) -> "QuantizationPlan":
+def _plan(entry: "str | Mixed", parts: Mapping[str, str], tied: str | None, budget: str | None) -> "QuantizationPlan":
     """What to quantize how, from a name or a recipe's entry, and what the command line says over it."""
     from masters_edge.quantization import by_part
 
+    name = entry if isinstance(entry, str) else entry.scheme
+    spent = budget if name == by_part.AUTO else None
     if isinstance(entry, str):
-        return by_part.plan(entry, parts, tied)
-    return by_part.plan(entry.scheme, {**entry.parts, **parts}, tied or entry.tied)
+        return by_part.plan(entry, parts, tied, spent)
+    return by_part.plan(entry.scheme, {**entry.parts, **parts}, tied or entry.tied, spent)
 
 
 def bench(
@@ -326,6 +348,25 @@ def _samples(run: Run | None, recipe: Recipe | None) -> list:
         pool = questions.held_out or questions.train
         chosen = data.sample(pool, min(recipe.export.parity_samples, len(pool)), recipe.seed)
     return [(open_image(question), question.text) for question in chosen]
+
+
+def _calibration(run: Run | None, recipe: Recipe | None) -> list | None:
+    """Training questions with what was answered to them: a stored response, else the label, else None for the
+    student's own answer; None where no run belongs to the student."""
+    if run is None or recipe is None:
+        return None
+    from masters_edge.data.questions import read_questions
+    from masters_edge.responses import store
+
+    pool = read_questions(recipe, run.recipe_file()).train
+    chosen = data.sample(pool, min(_CALIBRATION, len(pool)), recipe.seed)
+    ids, said = {question.id for question in chosen}, dict[str, str]()
+    for folder in sorted(run.folder.glob("phase-*/responses")):
+        for batch in store.scan(folder, ["question_id", "text"]):
+            said |= {row["question_id"]: row["text"] for row in batch.to_pylist() if row["question_id"] in ids}
+            if len(said) == len(ids):  # of a store that may hold millions
+                break
+    return [(open_image(question), question.text, said.get(question.id) or question.answer) for question in chosen]
 
 
 def _subjects(run: Run | None, recipe: Recipe | None) -> list:

@@ -53,7 +53,8 @@ class Reference:
         self.position_ids = np.concatenate([first, tail], axis=-1).astype(np.int64)
         self.logits = logits.numpy()
 
-    def see(self, inputs: Any) -> dict[str, torch.Tensor]:
+    @staticmethod
+    def see(inputs: Any) -> dict[str, torch.Tensor]:
         """What of the processor's output the model takes for the picture."""
         raise NotImplementedError
 

@@ -8,6 +8,7 @@ once, with dynamic batch, sequence and past; every target lowers the same ones.
 
 import importlib
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -63,3 +64,9 @@ def family(model_type: str) -> ModuleType:
             return module
     known = ", ".join(sorted(t for module in modules for t in module.MODEL_TYPES))
     raise UserError(f"students of model_type {model_type!r} can't be exported yet; these can: {known}")
+
+
+def part_of(name: str, prefixes: Mapping[str, str]) -> str | None:
+    """The part whose prefix is the longest that `name` starts with; None for a parameter of no part."""
+    fitting = [part for part, prefix in prefixes.items() if name.startswith(prefix)]
+    return max(fitting, key=lambda part: len(prefixes[part]), default=None)

@@ -87,7 +87,8 @@ def _vision_part(student: LoadedStudent) -> Part:
 class Reference(reference.Reference):
     """Of this family: the pixels of the tiles."""
 
-    def see(self, inputs: Any) -> dict[str, torch.Tensor]:
+    @staticmethod
+    def see(inputs: Any) -> dict[str, torch.Tensor]:
         return {"pixel_values": inputs["pixel_values"]}
 
     def look(self, model: Any, seen: dict[str, torch.Tensor]) -> torch.Tensor:

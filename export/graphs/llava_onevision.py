@@ -96,7 +96,8 @@ def _vision_part(student: LoadedStudent) -> Part:
 class Reference(reference.Reference):
     """Of this family: pixels of the tiles, and the size of the picture that they come from."""
 
-    def see(self, inputs: Any) -> dict[str, torch.Tensor]:
+    @staticmethod
+    def see(inputs: Any) -> dict[str, torch.Tensor]:
         return {name: inputs[name] for name in ("pixel_values", "image_sizes")}
 
     def look(self, model: Any, seen: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -247,7 +247,8 @@ class Reference(reference.Reference):
         finally:
             hook.remove()
 
-    def see(self, inputs: Any) -> dict[str, torch.Tensor]:
+    @staticmethod
+    def see(inputs: Any) -> dict[str, torch.Tensor]:
         return {name: inputs[name] for name in ("pixel_values", "image_grid_thw", "mm_token_type_ids")}
 
     def look(self, model: Any, seen: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -113,7 +113,8 @@ def _text_config(student: LoadedStudent) -> Any:
 class Reference(reference.Reference):
     """Of this family: pixels and the mask of what is picture in them."""
 
-    def see(self, inputs: Any) -> dict[str, torch.Tensor]:
+    @staticmethod
+    def see(inputs: Any) -> dict[str, torch.Tensor]:
         pixels = inputs["pixel_values"]
         mask = inputs.get("pixel_attention_mask")
         if mask is None:

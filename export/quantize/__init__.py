@@ -1,8 +1,8 @@
 """Quantize once, by torchao, into a neutral integer record that every target lowers.
 
 `schemes.py` (number formats), `plan.py` (which part gets which), `weights.py` (do it: `quantize`, and its file),
-`record.py` (one tensor's integers), `methods.py` (how integers are chosen). Schemes and plans are light
-to import; `quantize`, `save` and `load` need torch and torchao.
+`record.py` (one tensor's integers), `methods.py` (how integers are chosen), `auto.py` (how many bits a layer gets).
+Schemes and plans are light to import; `quantize`, `save` and `load` need torch and torchao.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 
 
 def quantize(
-    student: "LoadedStudent", plan: "QuantizationPlan", method: str = "rtn", samples: Sequence[Any] | None = None
+    student: "LoadedStudent",
+    plan: "QuantizationPlan",
+    method: str = "rtn",
+    samples: Sequence[Any] | None = None,
+    chosen: Path | None = None,
 ) -> "Weights":
     """See `weights.quantize`."""
     from masters_edge.export.quantize import weights
 
-    return weights.quantize(student, plan, method, samples)
+    return weights.quantize(student, plan, method, samples, chosen)
 
 
 def save(path: Path, found: "Weights") -> None:

@@ -20,9 +20,9 @@ from torchao.quantization.quantize_.workflows import IntxChooseQParamsAlgorithm
 
 from masters_edge.common.errors import UserError
 from masters_edge.export import graphs
+from masters_edge.export.graphs import part_of
 from masters_edge.export.quantize import rtn, scales
 from masters_edge.export.quantize.record import QuantizedTensor
-from masters_edge.export.quantize.weights import part_of
 from masters_edge.export.student import LoadedStudent
 from masters_edge.quantization.schemes import Scheme
 
@@ -76,7 +76,7 @@ def gptq(student: LoadedStudent, layers: Layers, samples: Sequence[Any] | None) 
 def _answer(student: LoadedStudent, samples: Sequence[Any]) -> None:
     """The student answers the samples, for whoever watches."""
     reference = graphs.family(student.model_type).Reference
-    for image, question in samples:
+    for image, question, *_ in samples:
         reference(student, image, question, ANSWER_TOKENS)
 
 

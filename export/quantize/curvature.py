@@ -19,6 +19,8 @@ def costs(
 ) -> dict[str, float]:
     """KL in nats a token that each layer's change alone would cost; `changes` [out, in] by the layers' names."""
     weights = {name: layer.weight for name, layer in layers.items() if name in changes}
+    if not weights:
+        return {}
     total, tokens = dict.fromkeys(weights, 0.0), 0
     for weight in weights.values():
         weight.requires_grad_()

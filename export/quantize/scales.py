@@ -4,6 +4,7 @@ import torch
 
 _FACTORS = torch.linspace(0.6, 1.12, 27)  # of the scale that just holds the group's largest magnitude
 _SMALLEST = 2.0**-16  # the smallest scale that torchao's own rounding takes (rtn.SMALLEST_SCALE)
+FLOOR = 0.01  # of the mean importance: features that no sample showed count so much, as in GPTQ's damping
 _ROWS = 4096  # at a time: candidates are as large as the weight
 
 
@@ -21,7 +22,7 @@ def _of_rows(weight: torch.Tensor, bits: int, group: int, importance: torch.Tens
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
     grouped = weight.view(len(weight), -1, group)
     heavy = torch.ones(1, *grouped.shape[1:]) if importance is None else importance.float().view(1, -1, group)
-    heavy = heavy + 1e-6 * heavy.mean()  # features that were never seen count a little
+    heavy = heavy + FLOOR * heavy.mean()
     widest = grouped.abs().amax(-1) / (high + 0.5)
     best = torch.full_like(widest, torch.inf)
     chosen = torch.full_like(widest, _SMALLEST)

@@ -5,14 +5,11 @@ order of gain per byte: the Lagrangian's solution of the knapsack, exact but for
 smaller ones behind it may still fit.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from masters_edge.common.errors import UserError
 from masters_edge.export.quantize.record import QuantizedTensor
 
-_UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SCALE_EACH = 32  # ggml's blocks repeat a scale for so many values whatever the group: counted so for all targets
 _SCALE_BYTES = 2
 
@@ -39,18 +36,3 @@ def size(record: QuantizedTensor) -> int:
     """Bytes of a weight's integers and float16 scales, in the target that takes most."""
     count = record.integers.size
     return round(count * (record.bits / 8 + _SCALE_BYTES / min(record.group_size, _SCALE_EACH)))
-
-
-def parse(text: str, weights: int) -> float:
-    """Bytes of a budget: "92MB", or bits a weight, "4.9bits", of so many weights.
-
-    Raises:
-        UserError: neither.
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
-    unit = found[2].upper() if found else ""
-    if found and unit in _UNITS and float(found[1]) > 0:
-        return float(found[1]) * _UNITS[unit]
-    if found and unit in ("BIT", "BITS") and float(found[1]) > 0:
-        return float(found[1]) * weights / 8
-    raise UserError(f"budget {text!r} is no size; write bytes such as 92MB, or bits a weight such as 4.9bits")

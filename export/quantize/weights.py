@@ -15,7 +15,8 @@ from torch import nn
 
 from masters_edge.common.errors import UserError
 from masters_edge.export import graphs
-from masters_edge.export.quantize import methods, record
+from masters_edge.export.graphs import part_of
+from masters_edge.export.quantize import auto, methods, record
 from masters_edge.export.quantize.record import QuantizedTensor
 from masters_edge.export.student import LoadedStudent
 from masters_edge.quantization.by_part import PARTS, QuantizationPlan
@@ -46,14 +47,20 @@ class Weights:
 
 
 def quantize(
-    student: LoadedStudent, plan: QuantizationPlan, method: str = "rtn", samples: Sequence[Any] | None = None
+    student: LoadedStudent,
+    plan: QuantizationPlan,
+    method: str = "rtn",
+    samples: Sequence[Any] | None = None,
+    chosen: Path | None = None,
 ) -> Weights:
     """Quantize the student in place, part by part as `plan` says, with integers chosen by `method`.
 
     Linear layers of every part become integers, and the token embedding where its scheme has some. A float16 part
     stores its matrices and tables (two or more dimensions) as float16; norms and biases stay float32, as they are small
     and their values matter most. A layer that whole groups don't fill stays float32 and is named in `kept_float32`.
-    `samples` are (image, question) pairs for methods that need them. Raises UserError for an unknown method.
+    `samples` are (image, question) pairs for methods that need them, with an answer, or None for the student's own,
+    behind them where the plan is `auto`. `chosen` is a file that keeps the integers: where it is there they are read,
+    so that all targets get the same. Raises UserError for an unknown method.
     """
     choose = methods.method(method)
     layers = layers_of(student)
@@ -67,7 +74,17 @@ def quantize(
     fit = {name: found for name, found in wanted.items() if found[1].fits(found[0].weight.shape[1])}
     shared = {} if tied != "shared" else _shared(layers, fit)
     first = {name: found for name, found in fit.items() if name not in shared}
-    tensors = choose(student, first, samples) if first else {}
+    if chosen is not None and chosen.exists():
+        found, about = record.read(chosen)
+        tensors, spent = {tensor.name: tensor for tensor in found}, json.loads(about["spent"])
+    else:
+        tensors, spent = {}, []
+        if plan.auto and first:
+            tensors, spent = auto.quantize(student, plan, first, samples)
+        elif first:
+            tensors = choose(student, first, samples)
+        if chosen is not None:
+            record.save(chosen, tensors.values(), {"spent": json.dumps(spent)})
     for name, twin in shared.items():
         tensors[name] = QuantizedTensor(**{**vars(tensors[twin]), "name": name})
     _put_back(fit, tensors)
@@ -83,10 +100,10 @@ def quantize(
         float16=halved,
         activations={part: scheme.activations for part, scheme in plan.parts.items()},
         tied=tied,
-        parts=_words(plan, layers, fit),
+        parts=_words(plan, layers, tensors),
         method=method,
         kept_float32=kept,
-        notes=notes,
+        notes=[*notes, *spent],
     )
 
 
@@ -102,18 +119,13 @@ def layers_of(student: LoadedStudent) -> dict[str, dict[str, Layer]]:
     return found
 
 
-def part_of(name: str, prefixes: Mapping[str, str]) -> str | None:
-    """The part whose prefix is the longest that `name` starts with; None for a parameter of no part."""
-    fitting = [part for part, prefix in prefixes.items() if name.startswith(prefix)]
-    return max(fitting, key=lambda part: len(prefixes[part]), default=None)
-
-
 def save(path: Path, weights: Weights) -> None:
     """Everything in one safetensors file."""
     about = {
         "name": weights.plan.name,
         "schemes": {part: scheme.name for part, scheme in weights.plan.parts.items()},
         "plan_tied": weights.plan.tied,
+        "budget": weights.plan.budget if weights.plan.auto else False,
         "float16": sorted(weights.float16),
         "tied": weights.tied,
         "parts": weights.parts,
@@ -130,7 +142,11 @@ def load(path: Path) -> Weights:
     try:
         about = json.loads(metadata["weights"])
         plan = QuantizationPlan(
-            about["name"], {part: SCHEMES[name] for part, name in about["schemes"].items()}, about["plan_tied"]
+            about["name"],
+            {part: SCHEMES[name] for part, name in about["schemes"].items()},
+            about["plan_tied"],
+            auto=about["budget"] is not False,
+            budget=about["budget"] or None,
         )
         return Weights(
             plan=plan,
@@ -198,10 +214,14 @@ def _halve(student: LoadedStudent, plan: QuantizationPlan) -> frozenset[str]:
     return frozenset(halved)
 
 
-def _words(plan: QuantizationPlan, layers: dict[str, dict[str, Layer]], fit: Mapping[str, Any]) -> dict[str, str]:
-    """Each part's scheme in words; float32 where none of its layers could have integers."""
+def _words(
+    plan: QuantizationPlan, layers: dict[str, dict[str, Layer]], tensors: Mapping[str, QuantizedTensor]
+) -> dict[str, str]:
+    """Each part's scheme in words, and how many layers have more bits; float32 where none could have integers."""
     words = {}
     for part, scheme in plan.parts.items():
-        reached = scheme.bits is None or any(f"{name}.weight" in fit for name in layers[part])
-        words[part] = scheme.words if reached else "float32"
+        bits = [tensors[f"{name}.weight"].bits for name in layers[part] if f"{name}.weight" in tensors]
+        words[part] = scheme.words if scheme.bits is None or bits else "float32"
+        if more := sum(own != scheme.bits for own in bits):
+            words[part] += f"; {more} of {len(bits)} layers int8, per output channel, float16 scales"
     return words

@@ -424,6 +424,9 @@ class Quantize(Section):
     `{scheme: int4, vision: int8}` for one with exceptions."""
     method: Literal["rtn", "hqq", "gptq"] = "rtn"
     """How integers are chosen: `rtn` rounds to nearest; `hqq` and `gptq` look for better ones."""
+    budget: str | None = None
+    """What the scheme `auto` may spend on all weights: `92MB`, or bits a weight, `4.9bits`; none for 2.5% more than it
+    takes with no layer bought."""
     qat: Qat | None = None
     """Train the last steps with weights rounded to nearest as `export` does it; none for plain training."""
 

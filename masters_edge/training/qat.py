@@ -32,6 +32,10 @@ def plan_of(qat: Qat) -> "QuantizationPlan":
 
     entry = qat.scheme
     found = by_part.plan(entry) if isinstance(entry, str) else by_part.plan(entry.scheme, entry.parts, entry.tied)
+    if found.auto:
+        raise UserError(
+            "quantize.qat.scheme auto is chosen only when a student is exported; train for int4, int8 or a preset"
+        )
     if all(scheme.bits is None for scheme in found.parts.values()):
         raise UserError(f"quantize.qat.scheme {found.name} has no integers to train for; use int4, int8 or a preset")
     return found

@@ -41,16 +41,15 @@ from masters_edge.export.quantize import auto, record, rtn, spend
 from masters_edge.export.quantize.record import QuantizedTensor
 from masters_edge.quantization.schemes import SCHEMES
 
-EVALUATION = 200  # paragraphs
-CALIBRATION = 160  # paragraphs of other sources
 LONGEST = 128  # tokens of a paragraph that are read
+AT_ONCE = 8  # paragraphs
 OF_A_SOURCE = 6  # paragraphs of one module or package at most
 BUDGETS_MB = (92, 105)
 SEED = 0
 
 
-def paragraphs(folder: Path) -> tuple[list[str], list[str]]:
-    """Evaluation and calibration, a third of each kind; no source gives to both."""
+def paragraphs(folder: Path, count: int, calibrating: int) -> tuple[list[str], list[str]]:
+    """`count` for the evaluation and `calibrating` others, a third of each kind; no source gives to both."""
     kinds = [news(folder), docstrings(), descriptions()]
     evaluation, calibration = [], []
     for number, kind in enumerate(kinds):
@@ -63,13 +62,13 @@ def paragraphs(folder: Path) -> tuple[list[str], list[str]]:
                 found.append(text)
         sources = sorted(source for source, found in by_source.items() if found)
         random.Random(SEED).shuffle(sources)
-        wanted = EVALUATION // len(kinds) + (number < EVALUATION % len(kinds))
+        wanted = count // len(kinds) + (number < count % len(kinds))
         read: list[str] = []
         while len(read) < wanted:
             read += by_source[sources.pop(0)]
         evaluation += read[:wanted]
         calibration.append([text for source in sources for text in by_source[source]])
-    return evaluation, [text for row in zip(*calibration) for text in row][:CALIBRATION]
+    return evaluation, [text for row in zip(*calibration) for text in row][:calibrating]
 
 
 def news(folder: Path) -> Iterator[tuple[str, str]]:
@@ -168,12 +167,14 @@ def off_grid(folder: Path) -> Path:
 class Bench:
     """The float32 model, its texts, and the loss of whatever its weights become."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, count: int, calibrating: int) -> None:
         from transformers import AutoTokenizer
 
         self.folder, self.float32 = folder, off_grid(folder)
+        self.kept = folder / f"{count}-{calibrating}"
+        self.kept.mkdir(exist_ok=True)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=self.float32.name)
-        self.evaluation, self.calibration = map(self._ids, paragraphs(folder))
+        self.evaluation, self.calibration = map(self._ids, paragraphs(folder, count, calibrating))
 
     def _ids(self, texts: list[str]) -> list[torch.Tensor]:
         return [self.tokenizer(text, return_tensors="pt").input_ids[:, :LONGEST] for text in texts]
@@ -188,7 +189,17 @@ class Bench:
     @torch.no_grad()
     def losses(self, model: Any) -> list[float]:
         """Nats a token, for each paragraph of the evaluation."""
-        return [float(model(ids, labels=ids).loss) for ids in self.evaluation]
+        found = [0.0] * len(self.evaluation)
+        by_length = sorted(range(len(found)), key=lambda number: self.evaluation[number].shape[1])
+        for start in range(0, len(found), AT_ONCE):
+            places = by_length[start : start + AT_ONCE]
+            ids = nn.utils.rnn.pad_sequence([self.evaluation[place][0] for place in places], True, -100)
+            known = ids[:, 1:] >= 0
+            logits = model(ids.clamp_min(0), attention_mask=(ids >= 0).long()).logits[:, :-1]
+            losses = nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none").sum(1)
+            for place, loss in zip(places, losses / known.sum(1)):
+                found[place] = float(loss)
+        return found
 
     @cache  # noqa: B019
     def model(self) -> Any:
@@ -240,7 +251,7 @@ class Bench:
     @cache  # noqa: B019
     def choices(self) -> auto.Choices:
         """See `auto.choices`; kept in the folder."""
-        places = [self.folder / name for name in ("start.safetensors", "larger.safetensors", "costs.json")]
+        places = [self.kept / name for name in ("start.safetensors", "larger.safetensors", "costs.json")]
         if not places[-1].exists():
             self.restore()
             model = self.model()
@@ -254,8 +265,7 @@ class Bench:
 
     def within(self, megabytes: int) -> dict[str, QuantizedTensor]:
         found = self.choices()
-        other = self.bytes(found.start) - sum(map(spend.size, found.start.values()))
-        return found.within(1e6 * megabytes - other)
+        return found.within(1e6 * megabytes, self.bytes(found.start) - sum(map(spend.size, found.start.values())))
 
     def llama(self, kind: str) -> dict[str, Any]:
         """A row of llama.cpp's own quantizer, its weights read back as float32 numbers."""
@@ -283,9 +293,8 @@ def measure(bench: Bench) -> dict[str, dict[str, Any]]:
         made[f"llama.cpp {kind}"] = lambda kind=kind: bench.llama(kind)  # type: ignore[misc]
     rows = {}
     for name, make in made.items():
-        kept = bench.folder / "rows" / f"{name}.json"
+        kept = bench.kept / f"{name}.json"
         if not kept.exists():
-            kept.parent.mkdir(exist_ok=True)
             found = make()
             kept.with_suffix(".part").write_text(json.dumps(found))
             kept.with_suffix(".part").rename(kept)
@@ -314,15 +323,17 @@ def table(rows: dict[str, dict[str, Any]], metadata: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--paragraphs", type=int, default=200, help="of the evaluation")
+    parser.add_argument("--calibration", type=int, default=160, help="paragraphs that GPTQ and auto look at")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     folder = options.out.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    bench = Bench(folder)
+    bench = Bench(folder, options.paragraphs, options.calibration)
     rows = measure(bench)
-    (folder / "table.json").write_text(json.dumps(rows))
-    (folder / "table.md").write_text(table(rows, bench.metadata()))
+    (bench.kept / "table.json").write_text(json.dumps(rows))
+    (bench.kept / "table.md").write_text(table(rows, bench.metadata()))
     print(table(rows, bench.metadata()))
 
 

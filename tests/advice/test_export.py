@@ -106,6 +106,23 @@ def test_samples_or_another_method(student: Path, tmp_path: Path) -> None:
 
 
 @follows(
+    "auto.py: {} needs samples, (image, question) pairs, to look at; give some, or take int4",
+    "auto.py: the budget, {} MB, is below what the weights take at the least; give at least {}MB",
+)
+def test_a_budget_that_is_enough(student: Path) -> None:
+    with said("give some, or take int4"):
+        quantize(students.load(student), by_part.plan("auto"), "gptq", [])
+    assert quantize(students.load(student), by_part.plan("int4")).tensors
+    samples = bundles.samples(1)
+    with said("or let more parts be int4") as caught:
+        quantize(students.load(student), by_part.plan("auto", budget="100KB"), "gptq", samples)
+    enough = str(caught.value).partition("give at least ")[2].partition(",")[0]
+    assert quantize(students.load(student), by_part.plan("auto", budget=enough), "gptq", samples).tensors
+    smaller = by_part.plan("auto", {"embeddings": "int4", "head": "int4", "connector": "int4"}, budget=enough)
+    assert quantize(students.load(student), smaller, "gptq", samples).tensors
+
+
+@follows(
     "pipeline.py: {} can't hold {} weights (asked for {}); use: {}",
     "pipeline.py: exporting to {} needs packages that are not installed ({}); run: pip install 'masters-edge[{}]'",
 )

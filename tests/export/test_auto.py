@@ -2,17 +2,28 @@
 
 import copy
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from masters_edge import workflow
 from masters_edge.common.errors import UserError
+from masters_edge.data import questions
+from masters_edge.data.records import Question
 from masters_edge.export.gguf_files import blocks
-from masters_edge.export.quantize import auto, curvature, rtn, scales, spend
+from masters_edge.export.quantize import auto, curvature, quantize, rtn, scales, spend
 from masters_edge.export.quantize.record import QuantizedTensor
+from masters_edge.export.quantize.weights import layers_of
+from masters_edge.export.student import load
+from masters_edge.quantization import by_part
 from masters_edge.quantization.schemes import SCHEMES
+from masters_edge.responses import store
+from tests import tiny
+from tests.export import bundles
 
 WIDTH, VOCABULARY = 64, 16
 
@@ -95,7 +106,7 @@ def test_a_budget_buys_what_the_answers_owe_most_to(net: Net) -> None:
     assert bits(least) == bits(least + one - 1) == start
     assert bits(least + one) == {**start, "much.weight": 8}
     assert bits(10 * least) == {**start, "much.weight": 8, "little.weight": 8}
-    with pytest.raises(UserError, match="take .* MB at the least"):
+    with pytest.raises(UserError, match="is below what the weights take at the least"):
         found.within(least - 1)
     assert all(torch.equal(exact[name], now) for name, now in net.state_dict().items())
 
@@ -120,10 +131,75 @@ def test_budgets_are_bought_by_gain_for_bytes() -> None:
 
 
 def test_budgets_are_read() -> None:
-    assert spend.parse("92MB", 1) == 92e6
-    assert spend.parse(" 1.5 GiB ", 1) == 1.5 * 2**30
-    assert spend.parse("4.5bits", 16) == 9
+    assert by_part.budget_bytes("92MB", 1) == 92e6
+    assert by_part.budget_bytes(" 1.5 GiB ", 1) == 1.5 * 2**30
+    assert by_part.budget_bytes("4.5bits", 16) == 9
     for wrong in ("92", "MB", "-1MB", "0MB", "4.5 bits each", "nan"):
         with pytest.raises(UserError, match="write bytes such as 92MB"):
-            spend.parse(wrong, 16)
-    assert np.isfinite(spend.parse("4bit", 1))
+            by_part.budget_bytes(wrong, 16)
+    assert np.isfinite(by_part.budget_bytes("4bit", 1))
+
+
+def test_a_whole_student_under_a_budget(tmp_path: Path) -> None:
+    """Within its bytes, the same integers for the next target, weights as the records say, and a table of it."""
+    samples = [(tiny.picture(seed=n), tiny.TEXTS[2], "a red square" if n % 2 else None) for n in range(8)]
+    kept, plan = tmp_path / "integers.safetensors", by_part.plan("auto", budget="245KB")
+    student = load(bundles.student("smolvlm"))
+    found = quantize(student, plan, "gptq", samples, kept)
+    bits = {name: tensor.bits for name, tensor in found.tensors.items()}
+    assert {4, 8} == set(bits.values())
+    quantized = {id(student.model.get_parameter(name)): name for name in bits}
+    size = sum(
+        spend.size(found.tensors[quantized[id(parameter)]]) if id(parameter) in quantized else 4 * parameter.numel()
+        for parameter in student.model.parameters()
+    )
+    assert 0.95 * 245e3 < size <= 245e3
+    for name, tensor in found.tensors.items():
+        assert torch.equal(student.model.get_parameter(name), torch.from_numpy(tensor.dequantize())), name
+    assert f"auto-245kb: {size / 1e6:.2f} of 0.24 MB" in found.notes
+    assert "layers int8, per output channel" in found.parts["decoder"]
+    again = quantize(load(bundles.student("smolvlm")), plan, "gptq", None, kept)
+    assert again.notes == found.notes and again.tensors.keys() == found.tensors.keys()
+    for name, tensor in again.tensors.items():
+        assert np.array_equal(tensor.integers, found.tensors[name].integers)
+        assert np.array_equal(tensor.scales, found.tensors[name].scales)
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("family", sorted(set(tiny.FAMILIES) - {"smolvlm"}))
+def test_students_of_all_families(family: str) -> None:
+    """Every layer that texts reach has its cost, those of vision included."""
+    student = load(bundles.student(family))
+    samples = [(image, question, "a red square") for image, question in bundles.samples(4)]
+    texts = auto.texts(student, samples)
+    layers = {
+        f"{name}.weight": (layer, SCHEMES["int4"])
+        for part in ("vision", "connector", "decoder")
+        for name, layer in layers_of(student)[part].items()
+        if SCHEMES["int4"].fits(layer.weight.shape[1])
+    }
+    found = auto.choices(layers, texts)
+    assert found.costs.keys() == layers.keys() == found.larger.keys()
+    assert all(cost > 0 for cost in found.costs.values())
+
+
+def test_calibration_is_training_questions_with_what_was_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stored response before the label, the label before nothing; held-out questions stay out."""
+    image = tmp_path / "picture.png"
+    tiny.picture(seed=0).save(image)
+    asked = [
+        Question(str(n), f"what is {n}?", image, "picture", answer) for n, answer in enumerate(["red", "blue", None])
+    ]
+    held_out = [Question("9", "kept back?", image, "picture", "yes")]
+    monkeypatch.setattr(questions, "read_questions", lambda *_: SimpleNamespace(train=asked, held_out=held_out))
+    rows = [{"question_id": "0", "text": "a red square"}, {"question_id": "9", "text": "no"}]
+    store.write(tmp_path / "phase-0-joint" / "responses" / "stage-00" / "part-00000.parquet", rows)
+    run, recipe = SimpleNamespace(folder=tmp_path, recipe_file=lambda: tmp_path), SimpleNamespace(seed=0)
+    found = workflow._calibration(run, recipe)  # type: ignore[arg-type]
+    assert found is not None
+    assert {text: answer for _, text, answer in found} == {
+        "what is 0?": "a red square",
+        "what is 1?": "blue",
+        "what is 2?": None,
+    }
+    assert workflow._calibration(None, None) is None

@@ -82,7 +82,8 @@ def test_gptq_bears_inputs_that_are_always_zero_and_rows_of_zeros(weight: torch.
     found = calibrate.gptq_tensor("w", weight, SCHEMES["int4"], 2 * inputs.T @ inputs)
     values = found.dequantize()
     assert np.isfinite(values).all() and not values[3].any()
-    assert np.abs(values[:, 10:20] - weight[:, 10:20].numpy()).max() < 0.6 * found.scales.max()
+    apart = np.abs(values[:, 10:20] - weight[:, 10:20].numpy())  # rounded, and the largest cut off
+    assert np.median(apart) < 0.5 * found.scales.max() and apart.max() < 4 * found.scales.max()
 
 
 def test_hqq_is_nearer_to_the_weights(weight: torch.Tensor) -> None:

@@ -43,6 +43,8 @@ def test_integers_leave_the_embedding_alone_and_float16_does_not() -> None:
         (("balanced", {}, "split"), "balanced-split", "split"),
         (("balanced", {"head": "int4"}, "shared"), "balanced-embeddings-int4-head-int4", "shared"),
         (("fp32",), "fp32", "shared"),
+        (("auto",), "auto", "shared"),
+        (("auto", {"vision": "int8"}, None, "4.9 bits"), "auto-4-9-bits-vision-int8", "shared"),
     ],
 )
 def test_names_say_what_differs(arguments: tuple, name: str, tied: str) -> None:
@@ -61,6 +63,8 @@ def test_names_say_what_differs(arguments: tuple, name: str, tied: str) -> None:
         (("int4", {"vision": "balanced"}), "no quantization scheme for vision 'balanced'"),
         (("int4", {}, "split-up"), "did you mean 'split'"),
         (("int4", {"embeddings": "int8"}, "shared"), "can't be shared with two schemes .int8 and int4."),
+        (("int4", {}, None, "92MB"), "a budget is spent by --quant auto; int4 takes what it takes"),
+        (("auto", {}, None, "92"), "budget '92' is no size; write bytes such as 92MB"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments: tuple, words: str) -> None:
