@@ -331,6 +331,7 @@ def test_a_decoder_that_sees_less_than_all_is_refused_beforehand(tiny_recipe: Pa
     assert not Path("runs").exists()
 
 
+@pytest.mark.wide
 def test_generate_alone_is_what_distill_goes_on_with(tiny_recipe: Path, monkeypatch) -> None:
     monkeypatch.chdir(tiny_recipe.parent)
     run = distill(tiny_recipe, only_generate=True)
@@ -376,6 +377,7 @@ def test_bad_data_is_one_sentence_and_leaves_nothing(
     assert not (home / "runs").exists()
 
 
+@pytest.mark.wide
 def test_a_users_mistake_is_a_sentence_and_status_2(tiny_recipe: Path) -> None:
     process = start(tiny_recipe, "data.train={source: nowhere.jsonl}")
     output, _ = process.communicate()

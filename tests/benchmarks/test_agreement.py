@@ -69,6 +69,7 @@ def test_a_file_of_answers_that_is_gone_is_said(tmp_path: Path) -> None:
     assert found.agreement and found.agreement.equal == 1 and found.unmeasured == ()
 
 
+@pytest.mark.wide
 def test_bench_compares_with_a_student_measured_earlier_or_later(
     fake_kind: str, suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

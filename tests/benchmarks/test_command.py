@@ -20,7 +20,7 @@ from tests.export import bundles
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A working directory with a whole bundle, a changed one, and a file of questions."""
-    whole = bundles.exported("smolvlm", "fp32")
+    whole = bundles.exported("smolvlm", "fp32", splitting=True)
     for name in ("whole", "changed"):
         shutil.copytree(whole, tmp_path / name)
     with next((tmp_path / "changed").glob("**/decoder*.onnx")).open("r+b") as file:
@@ -72,6 +72,7 @@ def test_mistakes_are_one_sentence(home: Path, words: list[str], said: str) -> N
     assert not (home / "runs" / "bench" / "results.json").exists()
 
 
+@pytest.mark.wide
 def test_a_device_that_cannot_be_reached_leaves_the_others(home: Path) -> None:
     done = bench(home, "whole", "--suite", "own.jsonl", "--threads", "1", "--backend", "onnxruntime", "--no-cases",
                  "--device", "ssh://127.0.0.1:1", "--device", "local")  # fmt: skip

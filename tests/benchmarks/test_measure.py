@@ -80,6 +80,7 @@ def test_other_conditions_are_measured_again(run: Runs, change: dict[str, Any]) 
     assert again.measurements[0].started > first.measurements[0].started
 
 
+@pytest.mark.wide
 def test_other_threads_and_runtimes_stand_beside_each_other(run: Runs) -> None:
     run("a")
     run("a", threads=2)
@@ -241,6 +242,7 @@ def test_another_device_stands_beside_this_one_and_is_reused(run: Runs, board: A
     assert len(run("a", device="board://y").measurements) == 3 and run.reused == []
 
 
+@pytest.mark.wide
 def test_a_device_that_goes_away_ends_the_measuring_and_keeps_what_was_measured(run: Runs, board: Any) -> None:
     board.dies = True
     with pytest.raises(devices.Lost, match="the board is gone"):

@@ -122,6 +122,7 @@ def test_a_kill_among_the_latency_questions_counts_none_of_them_twice(
     assert measured.latency.cold_start_ms and measured.latency.cold_start_ms.n == fakes.COLD_STARTS
 
 
+@pytest.mark.wide
 def test_a_kill_in_the_sustained_loop_starts_it_again(fake_kind: str, suite: Suite, tmp_path: Path) -> None:
     options = Options(threads=1, latency_questions=5, warm_up=1, backend="fake", cases=False, sustain_s=600)
     subject = Subject("fake", "exported", fakes.make(tmp_path / "s", pause_s=0.01), "fake")

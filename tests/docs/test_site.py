@@ -31,6 +31,7 @@ def build(sources: Path, out: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, str(sources), str(out)], capture_output=True, text=True)
 
 
+@pytest.mark.wide
 def test_a_broken_link_and_nothing_else_fails_the_build(tmp_path: Path) -> None:
     sources = copied(tmp_path)
     with (sources / "report.md").open("a", encoding="utf-8") as page:

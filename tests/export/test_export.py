@@ -169,6 +169,7 @@ def test_integers_that_are_not_torchaos_fail(tmp_path: Path, monkeypatch: pytest
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.wide
 def test_an_old_bundle_survives_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = Path(shutil.copytree(bundles.exported("smolvlm", "int4"), tmp_path / "out"))
 

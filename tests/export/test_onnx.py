@@ -215,7 +215,7 @@ def test_nothing_of_the_exporting_machine_is_inside() -> None:
             assert str(shared.root()).encode() not in content, path
 
 
-@pytest.mark.parametrize(("family", "splitting"), FAMILIES)
+@pytest.mark.parametrize(("family", "splitting"), wide.cells(FAMILIES, FAMILIES[:1]))
 def test_settings_that_transformers_js_reads(family: str, splitting: bool) -> None:
     folder = bundles.exported(family, "int4", splitting)
 

@@ -44,17 +44,16 @@ EMPTY_SCHEMES = (
     "gguf: llama.cpp rounds activations to 8 bits whatever the scheme; int8 and int4 are what `-a8` says",
     "onnx_portable: DequantizeLinear and MatMul multiply floats; a runtime may fuse them into something else",
 )
-# What `make test` has of both tables: each family and target once (`mixed` has most schemes). The rest is wide.
+# What `make test` has of the first table: each family and target once (`mixed` has most schemes). The rest is wide.
 FIRST_FAMILIES = {
-    ("smolvlm", "onnx"),
+    ("smolvlm", "gguf"),
     ("idefics3", "openvino"),
     ("qwen2_5_vl", "gguf"),
-    ("qwen3_vl", "coreml"),
+    ("qwen3_vl", "gguf"),
     ("internvl3", "gguf"),
     ("internvl3_5", "gguf"),
     ("llava_onevision", "onnx"),
 }
-FIRST_SCHEMES = {("onnx", "int8-a8")}
 families: dict[tuple[str, str], str] = {}
 
 
@@ -102,7 +101,7 @@ def test_a_family_on_a_target(family: str, target: str, tmp_path: Path) -> None:
 def scheme_cells() -> list:
     cells = [(target, scheme) for target in target_names() for scheme in SCHEMES if takes(target, scheme)]
     slow = [cell for cell in cells if cell[0] == "executorch" and cell[1] != "fp32"]
-    marks = lambda cell: [pytest.mark.slow] if cell in slow else [] if cell in FIRST_SCHEMES else [pytest.mark.wide]  # noqa: E731
+    marks = lambda cell: [pytest.mark.slow] if cell in slow else [pytest.mark.wide]  # noqa: E731
     return [pytest.param(*cell, marks=marks(cell)) for cell in cells]
 
 
@@ -115,7 +114,7 @@ def test_a_scheme_on_a_target(target: str, scheme: str, tmp_path: Path) -> None:
 
 def test_the_fast_cells_name_every_family_and_target() -> None:
     assert {family for family, _ in FIRST_FAMILIES} == set(FAMILIES)
-    elsewhere = {"onnx_portable", "executorch"}  # a decoder, a layer: test_onnx_portable.py, test_executorch.py
+    elsewhere = {"coreml", "onnx_portable", "executorch"}  # whole, a decoder, a layer: test_<target>.py
     assert {target for _, target in FIRST_FAMILIES} == set(target_names()) - elsewhere
 
 

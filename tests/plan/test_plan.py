@@ -118,6 +118,7 @@ def test_paper_recipe_whole_and_cached() -> None:
     assert 0.4 * (64 * 6 + 4) * stored < cached.disk.responses < (64 * 6 + 4 + 8 + 4 + 8) * stored
 
 
+@pytest.mark.wide
 def test_what_does_not_fit_names_the_part_and_the_cure(tiny_recipe: Path) -> None:
     made = plan(tiny_recipe)
     usage = made.phases[0].training

@@ -397,6 +397,7 @@ def test_processes_share_a_folder(tmp_path: Path) -> None:
         assert len(server.asked) == asked, "all of it is kept"
 
 
+@pytest.mark.wide
 def test_a_killed_run_asks_nothing_twice(tmp_path: Path) -> None:
     """The scoring process is killed in the middle; another goes on."""
     middle = threading.Event()

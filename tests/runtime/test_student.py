@@ -115,7 +115,7 @@ def test_limits_are_said(student: Student) -> None:
 
 def test_what_makes_a_prompt_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """A shorter question where that helps, a smaller picture where the picture alone is too much; both then do."""
-    student = Student.load(bundles.exported("qwen2_5_vl", "fp32"), backend="onnxruntime", threads=1)
+    student = Student.load(bundles.exported("qwen3_vl", "fp32"), backend="onnxruntime", threads=1)
     small, large, question = tiny.picture(32, 32), tiny.picture(300, 200), "what is this?"
     monkeypatch.setattr(student, "context", len(student.ask(large, "").input_ids))
     assert len(student.ask(small, question).input_ids) < student.context

@@ -128,6 +128,7 @@ def test_each_mistake_is_one_sentence(
     assert not list(tmp_path.glob(".*.part")) and out.exists() == (change == "full out")
 
 
+@pytest.mark.wide
 def test_holds_one_tensor_at_a_time(tmp_path: Path) -> None:
     """The process's peak, over that of importing the same, stays below half a shard: 96 MB in tensors of 16 MB."""
     from safetensors.torch import save_file
@@ -155,6 +156,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     assert grown_mib < 48, f"{grown_mib:.0f} MiB"
 
 
+@pytest.mark.wide
 def test_the_command_line_says_one_sentence_and_status_2(teacher: Path, tmp_path: Path) -> None:
     call = [sys.executable, "-m", "masters_edge", "mask"]
     done = subprocess.run(

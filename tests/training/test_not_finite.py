@@ -55,6 +55,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny_recipe: Path, monkeypatch: 
     assert [line["step"] for line in metrics(run)] == list(range(1, 11))
 
 
+@pytest.mark.wide
 def test_weights_that_are_no_numbers_are_not_saved(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after an overflow in the optimizer: no loss was computed with them yet."""
     monkeypatch.chdir(tiny_recipe.parent)

@@ -52,6 +52,7 @@ def test_a_resumed_run_with_adapters_ends_with_the_same_student(home: Path, tiny
     assert drop(runs.metrics(whole.folder)) == drop(runs.metrics(torn.folder))
 
 
+@pytest.mark.wide
 def test_the_reference_is_the_student_without_its_adapters(home: Path, tiny_recipe: Path) -> None:
     """A KL to a copy of the untouched student is the same number."""
     from masters_edge.training.trainer import PhaseTrainer

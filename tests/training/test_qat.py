@@ -149,6 +149,7 @@ def test_the_loss_reads_a_rounded_head(home: Path, tiny_recipe: Path) -> None:
     assert a[:-1] == b[:-1] and a[-1] != b[-1]
 
 
+@pytest.mark.wide
 def test_only_the_last_phase_and_only_the_student(home: Path, tiny_recipe: Path, monkeypatch) -> None:
     swapped: list[tuple[str, int]] = []
     make = phase.build
