@@ -203,12 +203,11 @@ class _Reader:
             return
         seen, others = self._seen_columns, self._seen_columns - {*self.columns.images, self.columns.question, "id"}
         others -= set(chat.COLUMNS)
-        like = sorted(filter(_like_answer, others))
-        if wanted not in seen and self._plain and (wanted != "answer" or like):
+        if wanted not in seen and self._plain and (wanted != "answer" or any(map(_like_answer, others))):
+            there = f"one of: {', '.join(sorted(others))}, or to " if others else ""
             raise UserError(
                 f"{self.rows.name} has no column {wanted!r}{sources.near(wanted, sorted(others))}; set `answer_column` "
-                f"to one of: {', '.join(sorted(others)) or 'nothing (there is no other column)'}"
-                + (", or to none (`null`) where the questions have no labels" if like else "")
+                f"to {there}none (`null`) where the questions have no labels"
             )
         if self._unread is not None:
             column, place = self._unread
@@ -238,7 +237,7 @@ class _Reader:
             others = sorted(self._seen_columns)
             raise UserError(
                 f"{self.rows.name} has no column {wanted!r}{sources.near(wanted, others)}; set `metric_column` to one "
-                f"of: {', '.join(others) or 'nothing (there is no column)'}"
+                f"of: {', '.join(others)}; or leave it out"
             )
 
     def _missing(self, row: Row, index: int, what: str, column: str) -> NoReturn:

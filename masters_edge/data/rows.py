@@ -41,6 +41,10 @@ def _row(value: Any, place: str) -> Row:
     return value
 
 
+def _not_utf8(place: str, error: UnicodeDecodeError) -> UserError:
+    return UserError(f"{place}: the text isn't UTF-8 (byte {error.start}); save the file as UTF-8")
+
+
 class JsonLines:
     """A .jsonl file; holds 16 bytes a row (where its line starts, its number) and reads a line again when asked."""
 
@@ -79,7 +83,7 @@ class JsonLines:
         try:
             value = json.loads(line.decode("utf-8-sig" if index == 0 else "utf-8"))
         except UnicodeDecodeError as error:
-            raise UserError(f"{place}: the text isn't UTF-8 (byte {error.start}); save the file as UTF-8") from None
+            raise _not_utf8(place, error) from None
         except json.JSONDecodeError as error:
             raise UserError(
                 f"{place}: not valid JSON ({error.msg} at column {error.colno}); "
@@ -117,7 +121,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: the text isn't UTF-8 (byte {error.start}); save the file as UTF-8") from None
+        raise _not_utf8(str(path), error) from None
 
 
 def json_list(path: Path) -> MemoryRows:

@@ -125,8 +125,7 @@ def _folder(path: Path, config: str | None, split: str | None, columns: list[str
         return Source(found.rows, inner, name if split is None else f"{name}/{split}")
     splits = sorted({file.parent.name for pattern in METADATA for file in path.glob(f"*/{pattern}")})
     if splits:
-        asked = f"no split {split!r}" if split is not None else "several parts and no `split` is given"
-        raise UserError(f"{path} has {asked}; set `split` to one of: {', '.join(splits)}")
+        raise _which_split(str(path), split, splits)
     if any(path.rglob("*.parquet")):
         loaded = _load(str(path), lambda hf: hf.load_dataset(str(path.resolve()), config))
         return Source(*_one_split(loaded, str(path), split, columns, path, name))
@@ -160,9 +159,13 @@ def _one_split(
     if split is None and len(names) == 1:
         split = names[0]
     if split not in names:
-        asked = f"no split {split!r}" if split is not None else "several splits and no `split` is given"
-        raise UserError(f"{shown} has {asked}; set `split` to one of: {', '.join(names)}")
+        raise _which_split(shown, split, names)
     return Table(f"{shown} ({split})", loaded[split], columns), root, f"{name}/{split}"
+
+
+def _which_split(shown: str, split: str | None, there: list[str]) -> UserError:
+    asked = f"no split {split!r}" if split is not None else "several splits and no `split` is given"
+    return UserError(f"{shown} has {asked}; set `split` to one of: {', '.join(there)}")
 
 
 def _load(shown: str, load: Callable[[Any], Any], here: Path | None = None) -> Any:

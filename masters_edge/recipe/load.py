@@ -39,7 +39,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
             f"there is no recipe {path}; give the path of a YAML file; masters-edge recipes lists some to copy"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the recipe {path} can't be read as UTF-8 text ({error})") from None
+        raise UserError(f"the recipe {path} can't be read ({error}); give a UTF-8 text file") from None
     if len(text) > MOST_CHARACTERS:
         raise UserError(f"{path} is longer than {MOST_CHARACTERS:,} characters, which no recipe is; give another file")
     values, lines = _parsed(text, path)
@@ -49,7 +49,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         )
     origin: dict[Key, str] = {}
     for override in overrides:
-        origin |= dict.fromkeys(_override(values, override), _cut(override))
+        keys = _override(values, override)
+        opened = [keys[0][:length] for length in range(1, len(keys[0]))]  # sections that the file doesn't have
+        origin |= dict.fromkeys([*keys, *(key for key in opened if key not in lines)], _cut(override))
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:

@@ -54,10 +54,8 @@ def find(name: str) -> Shipped:
     if (found := known.get(name.removesuffix(".yaml"))) is not None:
         return found
     near = difflib.get_close_matches(name, known, n=1)
-    raise UserError(
-        f"no recipe {name!r} comes with masters-edge; "
-        + (f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}")
-    )
+    remedy = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+    raise UserError(f"no recipe {name!r} comes with masters-edge; {remedy}")
 
 
 def copied(name: str) -> str:

@@ -22,6 +22,7 @@ from masters_edge.run.cast import Cast
 from masters_edge.training import qat, sharded
 
 KEPT_CHECKPOINTS = 2
+_PACKAGES = {"azure_ml": "azureml-core", "flyte": "flytekit"}  # of trackers that are not called as their package
 # transformers 5.2x renamed it
 _CHECKPOINTING = (
     "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
@@ -113,11 +114,14 @@ def freeze(model: torch.nn.Module, globs: Sequence[str]) -> None:
     for glob in globs:
         named = fnmatch.filter(parameters, glob)
         if not named:
-            raise UserError(f"train.freeze: no parameter of the student has a name like {glob!r}")
+            raise UserError(
+                f"train.freeze: no parameter of the student has a name like {glob!r}; names are such as "
+                f"{next(iter(parameters), '(there is none)')}"
+            )
         for name in named:
             parameters[name].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in parameters.values()):
-        raise UserError(f"train.freeze {list(globs)} leaves nothing that learns")
+        raise UserError(f"train.freeze {list(globs)} leaves nothing that learns; freeze less")
 
 
 def with_adapters(student: Any, lora: Lora) -> Any:
@@ -240,4 +244,5 @@ def _check_trackers(names: Sequence[str]) -> None:
                 f"{', '.join(sorted(INTEGRATION_TO_CALLBACK))}"
             )
         if name not in get_available_reporting_integrations():
-            raise UserError(f"train.trackers: {name} is not installed; run: pip install {name}, or leave it out")
+            package = _PACKAGES.get(name, name)
+            raise UserError(f"train.trackers: {name} is not installed; run: pip install {package}, or leave it out")

@@ -13,6 +13,9 @@ NOT_OURS = "a device that isn't the user's own, or lies: tests/hostile has it re
 SYSTEM = "the reason is the file's or the system's own: mend or replace what it names"
 NOTHING_TO_DO = {
     "run/cast.py: data.test, which bench would ask: {}\n": PASSED_ON,
+    "question {}: the image in {} can't be used: {}": PASSED_ON,
+    "sources.py: the data set {} can't be loaded: {}": "the library's own words",
+    "load.py: {}not valid YAML ({})\n": "a last resort: whatever was tried is refused before, with its line",
     "fastest.py: <'; '.join(left_out.values())>": PASSED_ON,
     "exporting.py: <event['error']>": PASSED_ON,
     "exporting.py: {} failed: {}": PASSED_ON,
@@ -51,6 +54,10 @@ NOTHING_TO_DO = {
     "integers.py: the integers of {} in the files are not torchao's{}; no bundle was written": OURS,
     "parity.py: parity failed: the greedy answer to sample {}": OURS,
     "parity.py: parity failed: the answer to {} has log-probabilities off": OURS,
+    "{} has no responses to question {}; delete it, and the same command makes it again": NOT_YET,
+    "phase.py: <_stopped(trainer, number, error)>": NOT_YET,
+    "train.liger: liger-kernel's fused layers need a GPU; leave it out on this machine": "there is no GPU here",
+    "train.liger needs liger-kernel, which is not installed; run: pip install liger-kernel": "there is no GPU here",
     "parity.py: parity failed: at the settings that ship the answer to sample {}": NOT_YET,
     "parity.py: the student itself computes numbers that aren't finite": NOT_YET,
     "finite.py: {} are not all finite: {} holds infinity or NaN": NOT_YET,

@@ -1,7 +1,9 @@
 """What the server's refusals tell their reader to do, done: each then gets an answer."""
 
 import copy
+import errno
 import socket
+from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
@@ -9,8 +11,10 @@ import pytest
 from PIL import Image
 
 from masters_edge.common.errors import UserError
+from masters_edge.serve import address, command
 from masters_edge.serve.address import listen
 from tests import tiny
+from tests.advice import follows
 from tests.serve.server import Server, data_url, messages, png
 
 USER = messages(tiny.picture())[0]
@@ -110,11 +114,44 @@ def test_a_body_that_is_too_large_fits_with_a_smaller_picture(server: Server) ->
     assert sent(300).status_code == 200
 
 
+@follows(
+    "the API key is empty; give a longer one, or leave it out",
+    "port {} may not be used by this user; choose one above 1023 with --port",
+)
+def test_a_key_and_a_port_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ordinary(socket.socket):
+        """Of a user who isn't the administrator, whoever runs the test."""
+
+        def bind(self, address: Any) -> None:
+            if 0 < address[1] < 1024:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            super().bind(address)
+
+    monkeypatch.setattr(address.socket, "socket", Ordinary)
+    with pytest.raises(UserError, match="choose one above 1023 with --port"):
+        listen("127.0.0.1", 80)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    listen("127.0.0.1", port).close()
+    monkeypatch.setattr(command, "listen", lambda host, port: pytest.fail("the address is asked for next"))
+    with pytest.raises(UserError, match="give a longer one, or leave it out"):
+        command.serve(Path("bundle"), "127.0.0.1", 0, None, "auto", " ")
+    for key in ("sesame", None):
+        with pytest.raises(pytest.fail.Exception):
+            command.serve(Path("bundle"), "127.0.0.1", 0, None, "auto", key)
+
+
+@follows(
+    "there is no address {} to listen at ({}); try 127.0.0.1 or 0.0.0.0",
+    "port {} of {} is in use; choose another with --port, or stop what runs there",
+    "can't listen at {}, port {} ({}); give an address of this machine",
+)
 def test_a_port_that_is_taken_and_one_that_is_not() -> None:
     with listen("127.0.0.1", 0) as taken:
         with pytest.raises(UserError, match="choose another with --port"):
             listen("127.0.0.1", taken.getsockname()[1])
         listen("127.0.0.1", 0).close()
+    listen("127.0.0.1", taken.getsockname()[1]).close()  # what ran there is stopped
     with pytest.raises(UserError, match="try 127.0.0.1 or 0.0.0.0"):
         listen("no.such.name.invalid", 0)
     with pytest.raises(UserError, match="give an address of this machine"):
