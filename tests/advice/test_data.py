@@ -346,7 +346,10 @@ def test_folders_tables_and_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatc
     with said("several splits and no `split` is given; set `split` to one of: train"):
         got("parts")
     assert got("parts", "train")
-    one, none = datasets.Dataset.from_list([ROW]), datasets.Dataset.from_dict({"image": [], "question": []})
+    one, none = (
+        datasets.Dataset.from_list([{**ROW, "image": str(folder / "red.png")}]),
+        datasets.Dataset.from_dict({"image": [], "question": []}),
+    )
     none.to_parquet(folder / "q.parquet")
     with said("give a data set with at least one row"):
         got("q.parquet")

@@ -10,6 +10,7 @@ from masters_edge.data.records import Question
 from masters_edge.engines import Request, Speaker
 from masters_edge.engines.endpoint import EndpointEngine
 from masters_edge.recipe.schema import Endpoint, Responses
+from tests.advice import follows
 from tests.engines.scripted import completion, scripted, spoken
 
 OK = completion(token_ids=[20, 2])
@@ -56,6 +57,12 @@ ADVICE: dict[str, tuple[dict[str, Any], Any, str, dict[str, Any]]] = {
 }
 
 
+@follows(
+    "the endpoint's body says {}, which each request says for itself; take it out",
+    "they differ from token {} on, so its responses would answer something else: {}",
+    "raise the endpoint's timeout_s or lower its concurrency",
+    "the server at {} has no model {}; {}",
+)
 @pytest.mark.parametrize("name", ADVICE)
 def test_what_a_sentence_advises_works(name: str, student: Speaker, questions: list[Question]) -> None:
     wrong, reply, advice, better = ADVICE[name]
