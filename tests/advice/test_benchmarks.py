@@ -277,7 +277,7 @@ def test_a_line_that_is_removed(tmp_path: Path) -> None:
 
 @follows(
     "another masters-edge command measures {}; wait for its end",
-    "question {}: there is no image file {}; mend the path or leave the question out",
+    "benchmarks/protocol.py: question {}: there is no image file {}; mend the path or leave the question out",
     "is no results file of masters-edge: it has no schema_version; give another one",
 )
 def test_the_end_of_another_command_and_a_path_that_is_mended(tmp_path: Path) -> None:

@@ -411,7 +411,7 @@ def open_refused(path: Path) -> None:
 @follows(
     "the image is no longer the one read before; don't change the data during a run",
     "replace them with whole PNG or JPEG files, leave their questions out, or set `on_error: skip`",
-    "question {}: there is no image file {}; mend the path or leave the question out",
+    "data/records.py: question {}: there is no image file {}; mend the path or leave the question out",
     "question {}: the image in {} can't be read ({}); replace it with a whole PNG or JPEG, or leave the question out",
     "question {}: the image {} can't be read ({}); mend the path or leave the question out",
 )
