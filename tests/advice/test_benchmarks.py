@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from masters_edge.benchmarks import Settings, devices, measure, peers, protocol, results, suites
-from masters_edge.benchmarks.devices import _adb, _openssh, browser
+from masters_edge.benchmarks import Settings, devices, job, measure, peers, protocol, results, suites
+from masters_edge.benchmarks.devices import _adb, _copying, _openssh, _replies, browser, ssh
 from masters_edge.benchmarks.page import https, server
 from masters_edge.benchmarks.peers import bundle as bundle_peer
 from masters_edge.benchmarks.peers import in_browser
@@ -19,6 +19,7 @@ from tests import pictures
 from tests.advice import follows, said
 from tests.benchmarks import sample
 from tests.export import bundles
+from tests.hostile import test_boards as boards
 from tests.page.adb_stand_in import Phone, standing_in
 
 
@@ -349,3 +350,32 @@ def test_phones_that_are_connected(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         bare.packages, bare.browser = ("com.android.chrome",), links.append
         _adb.phone("HT4C").open("http://localhost/")
         assert links == ["http://localhost/"]
+
+
+@follows(
+    "ssh.py: {} changed while it was read; run the same command again",
+    "_copying.py: {} changed while it was copied; run the same command again",
+    "_copying.py: {} changed while it was fetched; run the same command again",
+)
+def test_what_changed_is_read_again(tmp_path: Path) -> None:
+    bundle, weights = tmp_path / "bundle", tmp_path / "bundle" / "weights.bin"
+    bundle.mkdir()
+    weights.write_bytes(b"1")
+    subject, before = Subject("a", "exported", bundle), bundle_peer.fingerprint(str(bundle))
+    (old,) = ssh._bundle_files(subject, before)
+    weights.write_bytes(b"23")
+    with said("run the same command again"):
+        ssh._bundle_files(subject, before)
+    with said("run the same command again"):
+        copied(old)
+    (new,) = ssh._bundle_files(subject, bundle_peer.fingerprint(str(bundle)))
+    assert copied(new) == b"23"
+    with said("run the same command again"):
+        boards.fetch(boards.REPLIES["another content"][1], tmp_path)
+    boards.fetch(boards.lines({"files": [boards.file(job.DONE)]}, b"x", boards.ok({})), tmp_path)
+    assert (tmp_path / "raw" / job.DONE).read_bytes() == b"x"
+
+
+def copied(file: _copying.BoardFile) -> bytes:
+    wanted = _replies.Missing(sha256=file.sha256, bytes=file.size, offset=0)
+    return b"".join(_copying._content([wanted], {file.sha256: file}, lambda done, total: None))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -173,6 +174,33 @@ def another(suite: Suite, tmp_path: Path) -> tuple[Subject, Path, subprocess.Pop
     process = start(folder)
     heard(process, phase="warm-up")
     return subject, folder, process
+
+
+@pytest.mark.wide
+@follows(
+    "protocol.py: measuring {} ended without its figures in {}; run the same command again",
+    "questions in {}; remove that folder and measure again",
+    "phases.py: {} holds answers to other questions; remove {}",
+)
+def test_figures_that_are_not_whole_are_measured_again(fake_kind: str, suite: Suite, tmp_path: Path) -> None:
+    subject = Subject("fake", "exported", fakes.make(tmp_path / "s"), "fake")
+    folder = prepared(subject, suite, tmp_path / "job")
+    raw = folder / job.RAW
+    with said("run the same command again"):
+        protocol.assemble(folder, subject, suite, OPTIONS, Here().device, sha256="00")
+    assert finished(subject, suite, folder).accuracy.right == 15
+    lines = (raw / job.ANSWERS).read_text().splitlines(keepends=True)
+    (raw / job.ANSWERS).write_text("".join(lines[:-1]))
+    with said("remove that folder and measure again"):
+        protocol.assemble(folder, subject, suite, OPTIONS, Here().device, sha256="00")
+    shutil.rmtree(raw)
+    assert finished(subject, suite, folder).accuracy.right == 15
+    (raw / job.ANSWERS).write_text("".join(reversed(lines)))
+    (raw / job.DONE).unlink()
+    with said("holds answers to other questions; remove"):
+        Here().run(folder, subject, "00", lambda event: None)
+    shutil.rmtree(folder)
+    assert finished(subject, suite, prepared(subject, suite, folder)).accuracy.right == 15
 
 
 def test_a_subject_killed_for_want_of_memory_is_said_and_resumed(fake_kind: str, suite: Suite, tmp_path: Path) -> None:

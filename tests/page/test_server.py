@@ -15,6 +15,7 @@ from masters_edge.benchmarks import Settings, Subject, bench, results
 from masters_edge.benchmarks.devices import Lost
 from masters_edge.benchmarks.measure import Unfinished
 from masters_edge.benchmarks.page import desk
+from tests.advice import follows
 from tests.page.fake_page import FakePage, Host, Vanished, bundle, student, suite
 
 
@@ -188,6 +189,7 @@ def test_rows_that_come_twice_count_once(out: Path) -> None:
     assert found.latency.cold_start_ms is not None and found.latency.cold_start_ms.n == 3
 
 
+@follows("desk.py: measuring {} was stopped on the device; run the same command again to go on")
 def test_a_host_that_was_stopped_goes_on_where_it_was(out: Path) -> None:
     first = host(out)
     with opened(first) as page:
@@ -212,6 +214,17 @@ def test_a_host_that_was_stopped_goes_on_where_it_was(out: Path) -> None:
     with opened(third) as page:
         assert page.until(lambda state: state["phase"] == "ended")["cards"] == []
     assert third.measurement() == found
+
+
+@follows("{} has no WebGPU to run {} with; measure it with wasm")
+def test_without_webgpu_wasm_measures(out: Path) -> None:
+    first = host(out, backend="webgpu")
+    with opened(first):
+        assert "measure it with wasm" in str(first.ended())
+    second = host(out, backend="wasm")
+    with opened(second) as page:
+        page.measure(page.job())
+    assert second.measurement().runtime == "wasm"
 
 
 def test_another_device_does_not_go_on_with_it(out: Path) -> None:
