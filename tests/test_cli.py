@@ -136,7 +136,7 @@ def test_the_whole_way_on_tiny_models(tiny_recipe: Path) -> None:
     assert bundles == ["onnx-int4"]
     assert run("export", "--quant", "int4", cwd=home).stdout.count("reused") == 1
 
-    once = ("--questions", "20", "--no-cases", "--threads", "1")  # as many threads as tests at a time would wait in turns
+    once = ("--questions", "20", "--no-cases", "--threads", "1")  # two for each of two tests at a time would spin
     measured = run("bench", *once, cwd=home)
     assert measured.returncode == 0, measured.stderr
     results = json.loads((home / "runs/tiny/bench/results.json").read_text())

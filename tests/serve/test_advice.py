@@ -148,10 +148,11 @@ def test_a_key_and_a_port_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_a_port_that_is_taken_and_one_that_is_not() -> None:
     with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
         with pytest.raises(UserError, match="choose another with --port"):
-            listen("127.0.0.1", taken.getsockname()[1])
+            listen("127.0.0.1", port)
         listen("127.0.0.1", 0).close()
-    listen("127.0.0.1", taken.getsockname()[1]).close()  # what ran there is stopped
+    listen("127.0.0.1", port).close()  # what ran there is stopped
     with pytest.raises(UserError, match="try 127.0.0.1 or 0.0.0.0"):
         listen("no.such.name.invalid", 0)
     with pytest.raises(UserError, match="give an address of this machine"):
