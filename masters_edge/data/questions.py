@@ -53,10 +53,11 @@ def _read(recipe: Recipe, recipe_path: Path) -> Questions:
         questions = sample(questions, recipe.data.limit, recipe.seed)
     labels, left = recipe.data.labels, _labelled(questions)
     if labels != "all" and left < labels <= labelled:
+        remedies = ["hold out fewer"] * bool(recipe.data.held_out) + ["raise data.limit"] * bool(recipe.data.limit)
         raise UserError(
             f"data.labels asks for {labels:,} labels, but of {labelled:,} labelled questions {left:,} are left after "
             f"data.held_out ({recipe.data.held_out:,}) and data.limit ({recipe.data.limit or 'none'}); "
-            f"ask for at most {left:,}, or hold out fewer"
+            f"ask for at most {left:,}, or {' and '.join(remedies)}"
         )
     if recipe.data.labels != "all":
         questions = keep_labels(questions, recipe.data.labels, recipe.seed)

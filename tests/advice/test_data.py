@@ -457,7 +457,7 @@ def test_pictures(folder: Path) -> None:
     "questions stay together ({} images); hold out fewer",
     "data.labels asks for {} labels, but of {} labelled questions {} are left after data.held_out",
 )
-def test_as_many_as_there_are(tiny_recipe: Path) -> None:
+def test_as_many_as_there_are(folder: Path) -> None:
     three = [Question(str(n), "?", Path("a.png"), f"image {n // 2}", "a") for n in range(3)]
     for choose in (hold_out, keep_labels, sample):
         with said("ask for 0 to 3"):
@@ -467,10 +467,22 @@ def test_as_many_as_there_are(tiny_recipe: Path) -> None:
         hold_out(three, 3, 0)
     assert all(hold_out(three, 1, 0))
 
-    def labels(count: int, *changes: str) -> int:
-        recipe = load(tiny_recipe, [f"data.labels={count}", "data.limit=30", *changes])
-        return sum(question.answer is not None for question in questions.read_questions(recipe, tiny_recipe).train)
+    path = folder / "mine.yaml"
+    path.write_text("student: a/s\nteachers: [a/t]\ndata: {train: {source: q.jsonl}, labels: 3, held_out: 0}\n")
+    (folder / "blue.png").write_bytes(png("L"))
+    got(folder, rows({**ROW, "id": "a"}, {**ROW, "id": "b"}, {**ROW, "id": "c", "image": "blue.png"}))
 
-    with said("ask for at most 30, or hold out fewer"):
-        labels(31)
-    assert labels(30) == 30
+    def labels(*changes: str) -> int:
+        found = questions.read_questions(load(path, changes), path).train
+        return sum(question.answer is not None for question in found)
+
+    for words, tight, better in (
+        ("hold out fewer", ["data.held_out=1"], []),
+        ("raise data.limit", ["data.limit=2"], ["data.limit=3"]),
+        ("hold out fewer and raise data.limit", ["data.held_out=1", "data.limit=1"], []),
+    ):
+        with said(f"or {words}") as caught:
+            labels(*tight)
+        most = str(caught.value).partition("ask for at most ")[2].partition(",")[0]
+        assert labels(*tight, f"data.labels={most}") == int(most)
+        assert labels(*better) == 3

@@ -30,7 +30,7 @@ MISTAKES: list[tuple[str, Given, tuple[Given, ...]]] = [
     ("in a list of 1, use 0 to 0", (GOOD, ("teachers.1=a/b",)), ((GOOD, ("teachers.0=a/b",)),)),
     ("see masters-edge schema", (GOOD + "seed: 1\n", ("seed.of=1",)), ((GOOD, ("seed=1",)),)),
     ("override 'seed.of=1': seed is 'dict': input", (GOOD, ("seed.of=1",)), ((GOOD, ("seed=1",)),)),
-    ("nested too deeply for a recipe", ("[" * 1500, ()), ((GOOD, ()),)),
+    ("nested too deeply for a recipe", ("[" * 600, ()), ((GOOD, ()),)),
     ("more than 10,000 entries", (GOOD + f"mask: {{include: [{'a, ' * 10_000}]}}\n", ()), ((GOOD, ()),)),
 ]
 
