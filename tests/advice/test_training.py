@@ -109,6 +109,7 @@ def test_a_configuration_set_as_advised(monkeypatch: pytest.MonkeyPatch) -> None
 
 @follows(
     "quantize.qat.scheme {} has no integers to train for; use int4, int8 or a preset",
+    "quantize.qat.scheme auto is chosen only when a student is exported; train for int4, int8 or a preset",
     "train.lora leaves them as they are and trains adapters; leave one of the two out",
     "quantize.qat needs torchao, which is not installed; run: pip install 'masters-edge[onnx]'",
 )
@@ -116,7 +117,9 @@ def test_training_rounded(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) ->
     pytest.importorskip("torchao")
     with said("use int4, int8 or a preset"):
         qat.plan_of(Qat(scheme="fp16"))
-    for scheme in ("int4", "int8"):
+    with said("train for int4, int8 or a preset"):
+        qat.plan_of(Qat(scheme="auto"))
+    for scheme in ("int4", "int8", "quality", "balanced", "smallest"):
         assert qat.plan_of(Qat(scheme=scheme))
     rounded, adapters = "quantize.qat={scheme: int4}", "train.lora={rank: 2}"
     with said("leave one of the two out"):
