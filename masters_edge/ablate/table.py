@@ -153,7 +153,7 @@ def _responses(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield ""
     yield escape(
         "Right: on the training questions that keep a label. All alike: no response of the group is better than "
-        "another, so the policy term skips it. The last column is what reward.policy: auto takes by these figures."
+        "another, so no advantage, only the KL. The last column is what reward.policy: auto takes by these figures."
     )
     yield ""
 
