@@ -85,6 +85,8 @@ def interrupted(after: threading.Event, within_s: float = 6.0) -> Iterator[None]
             os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=press)
+    # A run that was started in the background has SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     thread.start()
     try:
         yield
@@ -94,3 +96,4 @@ def interrupted(after: threading.Event, within_s: float = 6.0) -> Iterator[None]
         raise AssertionError("nothing was interrupted")
     finally:
         thread.join()
+        signal.signal(signal.SIGINT, before)
