@@ -109,6 +109,8 @@ def _weights(manifest: Manifest) -> list[str]:
         blocks.append(f"The integers were chosen by {how} with torchao; the same ones go to every target.")
     if found.tied in _TIED:
         blocks.append(_TIED[found.tied])
+    if found.kept_float32:
+        blocks += ["Layers that stayed float32:", _list(found.kept_float32)]
     return blocks + ([_list(found.notes)] if found.notes else [])
 
 

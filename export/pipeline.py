@@ -128,6 +128,7 @@ def export_student(
                 method=method,
                 tied=weights.tied,
                 parts=weights.parts,
+                kept_float32=weights.kept_float32,
                 notes=weights.notes,
             ),
             parity=parity,

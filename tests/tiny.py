@@ -223,7 +223,7 @@ def _config(tokenizer) -> dict:
         scale_factor=2,
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=True,
-        # 144 is no multiple of 32: these layers become int8 where others are int4 in groups of 32
+        # 144 is no multiple of 32: these layers can't be quantized in groups of 32
         vision_config=dict(
             hidden_size=64,
             intermediate_size=144,

@@ -5,7 +5,6 @@ with the very same numbers; `save` and `load` carry the rest to the targets in o
 """
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,6 @@ from masters_edge.quantization.by_part import PARTS, QuantizationPlan
 from masters_edge.quantization.schemes import SCHEMES, Scheme
 
 Layer = nn.Linear | nn.Embedding  # what can have integers: both keep a weight [out, in]
-Chosen = Mapping[str, tuple[Layer, Scheme]]  # by the weight's name
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Weights:
     `tensors`: records by parameter name. `float16`: names of parameters to store as float16; their values in the
     model are float32 numbers that float16 holds exactly. `activations`: bits for each part's activations, or None.
     `tied`: "shared" where embedding and head are one weight, "split" where they were parted, "never" where the student
-    has two. `parts` and `notes` are words for the manifest.
+    has two. `parts`, `kept_float32` and `notes` are words for the manifest.
     """
 
     plan: QuantizationPlan
@@ -44,6 +42,7 @@ class Weights:
     tied: str
     parts: dict[str, str]
     method: str = "rtn"
+    kept_float32: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -58,7 +57,7 @@ def quantize(
 
     Linear layers of every part become integers, and the token embedding where its scheme has some. A float16 part
     stores its matrices and tables (two or more dimensions) as float16; norms and biases stay float32, as they are small
-    and their values matter most. A layer that whole groups don't fill is int8 with a scale for each output channel.
+    and their values matter most. A layer that whole groups don't fill stays float32 and is named in `kept_float32`.
     `samples` are (image, question) pairs for methods that need them, with an answer, or None for the student's own,
     behind them where the plan is `auto`. `chosen` is a file that keeps the integers: where it is there they are read,
     so that all targets get the same. Raises UserError for an unknown method.
@@ -67,13 +66,14 @@ def quantize(
     layers = layers_of(student)
     tied, notes = _untie(student, plan, layers)
     wanted = {
-        f"{name}.weight": (layer, plan.parts[part].filling(layer.weight.shape[1]))
+        f"{name}.weight": (layer, plan.parts[part])
         for part, inside in layers.items()
         for name, layer in inside.items()
         if plan.parts[part].bits is not None
     }
-    shared = {} if tied != "shared" else _shared(layers, wanted)
-    first = {name: found for name, found in wanted.items() if name not in shared}
+    fit = {name: found for name, found in wanted.items() if found[1].fits(found[0].weight.shape[1])}
+    shared = {} if tied != "shared" else _shared(layers, fit)
+    first = {name: found for name, found in fit.items() if name not in shared}
     if chosen is not None and chosen.exists():
         found, about = record.read(chosen)
         tensors, spent = {tensor.name: tensor for tensor in found}, json.loads(about["spent"])
@@ -87,17 +87,23 @@ def quantize(
             record.save(chosen, tensors.values(), {"spent": json.dumps(spent)})
     for name, twin in shared.items():
         tensors[name] = QuantizedTensor(**{**vars(tensors[twin]), "name": name})
-    _put_back(wanted, tensors)
+    _put_back(fit, tensors)
     halved = _halve(student, plan)
+    kept = [
+        f"{name.removesuffix('.weight')}: {layer.weight.shape[1]} input features are no multiple of {scheme.group_size}"
+        for name, (layer, scheme) in wanted.items()
+        if name not in fit
+    ]
     return Weights(
         plan=plan,
-        tensors={name: tensors[name] for name in wanted},
+        tensors={name: tensors[name] for name in fit},
         float16=halved,
         activations={part: scheme.activations for part, scheme in plan.parts.items()},
         tied=tied,
         parts=_words(plan, layers, tensors),
         method=method,
-        notes=[*notes, *_widened(plan, layers, wanted), *spent],
+        kept_float32=kept,
+        notes=[*notes, *spent],
     )
 
 
@@ -124,6 +130,7 @@ def save(path: Path, weights: Weights) -> None:
         "tied": weights.tied,
         "parts": weights.parts,
         "method": weights.method,
+        "kept_float32": weights.kept_float32,
         "notes": weights.notes,
     }
     record.save(path, weights.tensors.values(), {"weights": json.dumps(about)})
@@ -146,7 +153,7 @@ def load(path: Path) -> Weights:
             tensors={tensor.name: tensor for tensor in tensors},
             float16=frozenset(about["float16"]),
             activations={part: scheme.activations for part, scheme in plan.parts.items()},
-            **{name: about[name] for name in ("tied", "parts", "method", "notes")},
+            **{name: about[name] for name in ("tied", "parts", "method", "kept_float32", "notes")},
         )
     except (KeyError, ValueError) as error:
         raise UserError(f"{path} can't be read ({error}); quantize the student again") from None
@@ -173,20 +180,20 @@ def _untie(
     return "split", notes
 
 
-def _shared(layers: dict[str, dict[str, Layer]], wanted: Mapping[str, Any]) -> dict[str, str]:
+def _shared(layers: dict[str, dict[str, Layer]], fit: Mapping[str, Any]) -> dict[str, str]:
     """Quantized embedding -> the head it shares its weight with: the head's record serves both."""
     heads = {id(layer.weight): f"{name}.weight" for name, layer in layers["head"].items()}
     return {
         f"{name}.weight": heads[id(layer.weight)]
         for name, layer in layers["embeddings"].items()
-        if f"{name}.weight" in wanted and id(layer.weight) in heads
+        if f"{name}.weight" in fit and id(layer.weight) in heads
     }
 
 
-def _put_back(wanted: Chosen, tensors: Mapping[str, QuantizedTensor]) -> None:
+def _put_back(fit: Mapping[str, tuple[Layer, Scheme]], tensors: Mapping[str, QuantizedTensor]) -> None:
     """Weights get the integers' exact meaning, in their own memory; one that two layers share stays one."""
     done: set[int] = set()
-    for name, (layer, _) in wanted.items():
+    for name, (layer, _) in fit.items():
         if id(layer.weight) not in done:
             layer.weight.data.copy_(torch.from_numpy(tensors[name].dequantize()))
             done.add(id(layer.weight))
@@ -210,32 +217,11 @@ def _halve(student: LoadedStudent, plan: QuantizationPlan) -> frozenset[str]:
 def _words(
     plan: QuantizationPlan, layers: dict[str, dict[str, Layer]], tensors: Mapping[str, QuantizedTensor]
 ) -> dict[str, str]:
-    """Each part's scheme in words, and how many layers have more bits; float32 where it has no layers for integers."""
+    """Each part's scheme in words, and how many layers have more bits; float32 where none could have integers."""
     words = {}
     for part, scheme in plan.parts.items():
-        bits = [tensors[f"{name}.weight"].bits for name in layers[part]] if scheme.bits is not None else []
-        more = sum(own != scheme.bits for own in bits)
-        if scheme.bits is not None and not bits:
-            words[part] = "float32"
-        elif more == 0:
-            words[part] = scheme.words
-        elif more == len(bits):
-            words[part] = scheme.wide.words
-        else:
-            words[part] = f"{scheme.words}; {more} of {len(bits)} layers {scheme.wide.words}"
+        bits = [tensors[f"{name}.weight"].bits for name in layers[part] if f"{name}.weight" in tensors]
+        words[part] = scheme.words if scheme.bits is None or bits else "float32"
+        if more := sum(own != scheme.bits for own in bits):
+            words[part] += f"; {more} of {len(bits)} layers int8, per output channel, float16 scales"
     return words
-
-
-def _widened(plan: QuantizationPlan, layers: dict[str, dict[str, Layer]], wanted: Chosen) -> list[str]:
-    """A note for each part and width that the part's groups don't fill."""
-    widths = Counter(
-        (part, layer.weight.shape[1])
-        for part, inside in layers.items()
-        for name, layer in inside.items()
-        if f"{name}.weight" in wanted and wanted[f"{name}.weight"][1] != plan.parts[part]
-    )
-    return [
-        f"{part}: {count} layer{'s are' if count > 1 else ' is'} int8 with a scale for each output channel, as groups "
-        f"of {plan.parts[part].group_size} don't fill {width} input features"
-        for (part, width), count in widths.items()
-    ]

@@ -49,7 +49,7 @@ class Source(_Model):
 
 
 class Quantization(_Model):
-    """What became of each part's weights: scheme by name, and in words.
+    """What became of each part's weights: scheme by name, and in words; which layers stayed float32 and why.
 
     `method` says how the integers were chosen (rtn: round to nearest). `tied`: "shared" where token embedding and head
     are one weight, "split" where they were parted, "never" where the student has two.
@@ -59,7 +59,7 @@ class Quantization(_Model):
     method: str
     tied: str
     parts: dict[str, str]
-    kept_float32: list[str] = []  # layers that stayed so and why, in bundles from before int8 took their place
+    kept_float32: list[str] = []
     notes: list[str] = []
 
 

@@ -38,14 +38,9 @@ class Scheme:
         """How many values share a scale in a weight of so many input features."""
         return self.group_size or in_features
 
-    @property
-    def wide(self) -> "Scheme":
-        """Int8 with one scale per output channel, activations as here."""
-        return SCHEMES["int8" if self.activations is None else "int8-a8"]
-
-    def filling(self, in_features: int) -> "Scheme":
-        """This scheme; where its groups don't fill so many input features, `wide`."""
-        return self if in_features % self.group(in_features) == 0 else self.wide
+    def fits(self, in_features: int) -> bool:
+        """Whether whole groups fill the input features."""
+        return self.bits is not None and in_features % self.group(in_features) == 0
 
     def torchao_config(self) -> "IntxWeightOnlyConfig":
         """torchao's configuration of the weights; only for schemes with integers."""

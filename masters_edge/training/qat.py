@@ -136,10 +136,10 @@ def _layers(student: Any, plan: "QuantizationPlan") -> dict[str, "Scheme"]:
 
     loaded = LoadedStudent(Path(), student, None, {"model_type": student.config.model_type})
     return {
-        name: plan.parts[part].filling(layer.weight.shape[1])
+        name: plan.parts[part]
         for part, inside in layers_of(loaded).items()
         for name, layer in inside.items()
-        if plan.parts[part].bits is not None
+        if plan.parts[part].fits(layer.weight.shape[1])
     }
 
 

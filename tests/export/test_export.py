@@ -63,11 +63,12 @@ def test_families_and_schemes(family: str, scheme: str, splitting: bool) -> None
 def test_the_manifest_says_what_was_quantized() -> None:
     found = manifests.read(bundles.exported("smolvlm", "int4")).quantization
     assert found.parts["head"].startswith("int4") and found.parts["embeddings"] == "float32"
-    assert re.fullmatch(r"int4, .*; 2 of \d+ layers int8, per output channel, float16 scales", found.parts["vision"])
+    assert [line.split(":")[0] for line in found.kept_float32] == [
+        f"model.vision_model.encoder.layers.{layer}.mlp.fc2" for layer in (0, 1)
+    ]
     assert "shared its weight with the token embedding" in found.notes[0]
-    assert "vision: 2 layers are int8" in found.notes[1] and "144 input features" in found.notes[1]
     whole = manifests.read(bundles.exported("smolvlm", "fp32", True)).quantization
-    assert set(whole.parts.values()) == {"float32"} and not whole.notes
+    assert set(whole.parts.values()) == {"float32"} and not whole.kept_float32
 
 
 def test_progress_goes_from_0_to_1() -> None:
