@@ -3,9 +3,9 @@ done, say where it went."""
 
 import json
 import math
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from masters_edge import data
 from masters_edge.common.display import console, errors, progress, say
 from masters_edge.common.errors import UserError
+from masters_edge.common.files import temporary_folder
 from masters_edge.data.records import open_image
 from masters_edge.recipe import Recipe, checkpoint
 from masters_edge.run import folder as runs
@@ -103,11 +104,13 @@ def export(
     calibration = _calibration(home, recipe) if "gptq" in ways else None
     measured = scores.of_run(home) if home and home.finished else []
     made = []
-    with tempfile.TemporaryDirectory() as integers:
+    bundles = out or (home.bundles if home else folder.parent / "bundles")
+    several = len(targets) > 1 and any(way != "rtn" for way in ways)  # to nearest is chosen again in no time
+    with temporary_folder(bundles / "integers") if several else nullcontext() as integers:
         for target in targets:
             for plan, way in zip(plans, ways):
                 name = f"{target}-{plan.name}" + ("" if plan.auto or how == "rtn" else f"-{how}")
-                place = (out or (home.bundles if home else folder.parent / "bundles")) / name
+                place = bundles / name
                 made.append(place)
                 if up_to_date(place, folder, target, plan, way):
                     say(f"{place} is up to date with {folder}: reused")
@@ -122,7 +125,7 @@ def export(
                         out=place,
                         samples=samples,
                         calibration=calibration,
-                        integers_file=Path(integers) / f"{plan.name}.safetensors",
+                        integers_file=integers / f"{plan.name}.safetensors" if integers and way != "rtn" else None,
                         origin=origin.of(folder, home, measured),
                         on_progress=lambda stage, share: bar(completed=round(100 * share), note=stage),
                     )

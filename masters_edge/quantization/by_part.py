@@ -62,7 +62,7 @@ def budget_bytes(text: str, weights: int) -> float:
 
 def refuse_budget(name: str) -> NoReturn:
     """Raise the UserError for a budget of another scheme or preset than `auto`."""
-    raise UserError(f"a budget is spent by --quant {AUTO}; {name} takes what it takes: leave one of the two out")
+    raise UserError(f"a budget is spent by the scheme {AUTO}; {name} takes what it takes: leave one of the two out")
 
 
 def method(plan: QuantizationPlan, asked: str | None, usual: str) -> str:

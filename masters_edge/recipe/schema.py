@@ -430,6 +430,21 @@ class Quantize(Section):
     qat: Qat | None = None
     """Train the last steps with weights rounded to nearest as `export` does it; none for plain training."""
 
+    @model_validator(mode="after")
+    def _a_budget(self) -> "Quantize":
+        from masters_edge.common.errors import UserError
+        from masters_edge.quantization import by_part
+
+        names = [entry if isinstance(entry, str) else entry.scheme for entry in self.schemes]
+        try:
+            if self.budget is not None:
+                by_part.budget_bytes(self.budget, 1)
+            if self.budget is not None and by_part.AUTO not in names:
+                by_part.refuse_budget(names[0])
+        except UserError as error:
+            raise ValueError(f"quantize.budget: {error}") from None
+        return self
+
 
 class Export(Section):
     """Device formats that `export` writes."""

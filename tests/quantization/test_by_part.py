@@ -63,7 +63,7 @@ def test_names_say_what_differs(arguments: tuple, name: str, tied: str) -> None:
         (("int4", {"vision": "balanced"}), "no quantization scheme for vision 'balanced'"),
         (("int4", {}, "split-up"), "did you mean 'split'"),
         (("int4", {"embeddings": "int8"}, "shared"), "can't be shared with two schemes .int8 and int4."),
-        (("int4", {}, None, "92MB"), "a budget is spent by --quant auto; int4 takes what it takes"),
+        (("int4", {}, None, "92MB"), "a budget is spent by the scheme auto; int4 takes what it takes"),
         (("auto", {}, None, "92"), "budget '92' is no size; write bytes such as 92MB"),
     ],
 )

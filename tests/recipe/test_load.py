@@ -81,6 +81,8 @@ def test_resolved_recipe_reads_back_equal(recipe, tmp_path: Path) -> None:
         (GOOD, ("nonsense",), "expected key=value"),
         (GOOD, ("train.phases.0.steps=2",), "leaves one of the 5 mask stages"),
         (GOOD, ("responses.student=1", "responses.teacher=0"), "must be 2 or more, not 1"),
+        (GOOD, ("quantize.schemes=[auto]", "quantize.budget=4 apples"), "budget '4 apples' is no size; write bytes"),
+        (GOOD, ("quantize.budget=92MB",), "quantize.budget: a budget is spent by the scheme auto; fp32 takes"),
         (GOOD, ("reward.accuracy=false", "reward.distillation=false"), "are both off"),
         (GOOD, ("train.phases.0.objective=labels", "data.labels=0"), "data.labels keeps none"),
         (GOOD + "quantize: {schemes: [int5]}\n", (), "line 7: quantize.schemes.0 is 'int5'; did you mean int8?"),
